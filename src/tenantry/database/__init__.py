@@ -1,0 +1,1 @@
+"""Everything about PostgreSQL that is not the write path: connections, migrations, servers."""

@@ -1,0 +1,377 @@
+"""Migrations: finds the numbered SQL files, and applies those that a database lacks.
+
+The files are the only source of DDL; this module adds names, transactions and the version rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from psycopg import sql as compose
+
+from tenantry.database.connect import (
+    DeadlineConnection,
+    DeadlineReached,
+    connect,
+    describe_destination,
+)
+from tenantry.database.installed import (
+    Installed,
+    Roles,
+    check_identifier,
+    check_tenant_type,
+    read_installed,
+)
+from tenantry.exceptions import (
+    DatabaseError,
+    DatabaseUnreachable,
+    PrivilegeMissing,
+    SchemaMismatch,
+)
+
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_PLACEHOLDER: Final = re.compile(r"\{(schema|tenant_type|writer|reader|admin|maintainer)(_text)?\}")
+_TABLES: Final = ("events", "rejected_events", "journal_cursors", "event_tallies", "migrations")
+
+_LOCK_KEY: Final = 0x74656E616E747279
+"""The bytes of "tenantry", as the key of the advisory lock that one migration at a time holds."""
+
+_LOCK_TIMEOUT: Final = "3s"
+"""A migration that waits longer for a table blocks everybody behind it: give up, try again."""
+
+_POLL: Final = 0.1
+"""Mean seconds between two attempts at a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file."""
+
+    version: int
+    name: str
+    sha256: str
+    text: str
+    """With its placeholders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A migration that ran; ``duration_ms`` is the server's."""
+
+    version: int
+    name: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A database, compared with the migrations of this package."""
+
+    version: int
+    """The highest version that ran; 0 for none."""
+    latest: int
+    """The highest version of this package."""
+    pending: tuple[str, ...]
+    """Names of the migrations that did not run, with their numbers."""
+    tenant_type: str | None
+    """None when nothing is installed."""
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a newer Tenantry migrated it; this one writes what it knows."""
+        return self.version > self.latest
+
+
+def find_migrations() -> tuple[Migration, ...]:
+    """Return the migrations in order: those in the wheel, else the repository's."""
+    found: list[Migration] = []
+    for file in _migration_directory().iterdir():
+        if match := _FILE_NAME.fullmatch(file.name):
+            content = file.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            found.append(Migration(int(match[1]), match[2], digest, content.decode()))
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def migrate(
+    dsn: str,
+    *,
+    schema: str = "tenantry",
+    tenant_type: str = "uuid",
+    roles: Roles | None = None,
+    on_progress: Callable[[Applied], None] | None = None,
+    timeout: float = 60.0,
+) -> list[Applied]:
+    """Apply the migrations that the database lacks; return those that this call applied.
+
+    Each runs in a transaction of its own. Any number of processes may call this at once: one
+    works, the others wait for it. A database that is ahead of this package is left as it is.
+
+    Args:
+        dsn: of a user who may do what the headers of the files say. A pooler is fine.
+        schema: where the tables go.
+        tenant_type: uuid, bigint or text; chosen with the first migration, for good.
+        roles: names of the group roles; None for ``tenantry_writer`` and so on.
+        on_progress: called after each migration.
+        timeout: seconds in all, waiting for other migrations and for locks included.
+
+    Raises:
+        DatabaseUnreachable: no connection, or ``timeout`` passed.
+        SchemaMismatch: another tenant type or other roles are installed, a migration that ran
+            has changed since, or a table of that name is not Tenantry's.
+        PrivilegeMissing: with what to grant.
+    """
+    roles = roles or Roles()
+    names = _names(schema, tenant_type, roles)
+    deadline = time.monotonic() + timeout
+    applied: list[Applied] = []
+    with connect(dsn, deadline=deadline) as connection:
+        runner = _Runner(connection, schema, tenant_type, roles, describe_destination(dsn))
+        while (step := runner.step(names)) is not None:
+            applied.append(step)
+            if on_progress is not None:
+                on_progress(step)
+    return applied
+
+
+def status(dsn: str, *, schema: str = "tenantry") -> Status:
+    """Compare the database with the migrations of this package; changes nothing.
+
+    Raises:
+        DatabaseUnreachable: when no connection can be made.
+    """
+    check_identifier(schema, "a schema")
+    with connect(dsn) as connection:
+        installed = read_installed(connection, schema)
+    migrations = find_migrations()
+    version = installed.version if installed else 0
+    return Status(
+        version=version,
+        latest=migrations[-1].version,
+        pending=tuple(_title(each) for each in migrations if each.version > version),
+        tenant_type=installed.tenant_type if installed else None,
+    )
+
+
+def sql(*, schema: str = "tenantry", tenant_type: str = "uuid", roles: Roles | None = None) -> str:
+    """Return all migrations as one script for ``psql``, version rows included.
+
+    Needs no database and is the same text each time; running it has the effect of `migrate` on a
+    database where nothing is installed.
+    """
+    names = _names(schema, tenant_type, roles or Roles())
+    scripts = [
+        f"-- {_title(each)}\nBEGIN;\n{_fill(each.text, names)}\n"
+        f"{_version_row(each, schema)};\nCOMMIT;\n"
+        for each in find_migrations()
+    ]
+    return "\n".join(["\\set ON_ERROR_STOP on\n", *scripts])
+
+
+class _Runner:
+    """Applies one migration at a time over one connection."""
+
+    def __init__(
+        self,
+        connection: DeadlineConnection,
+        schema: str,
+        tenant_type: str,
+        roles: Roles,
+        destination: str,
+    ) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._tenant_type = tenant_type
+        self._roles = roles
+        self._destination = destination
+        self._migrations = find_migrations()
+
+    def step(self, names: dict[str, str]) -> Applied | None:
+        """Apply the first migration that is pending; None when there is none."""
+        while True:
+            try:
+                if self._begin():
+                    return self._apply_next(names)
+            except psycopg.errors.LockNotAvailable:
+                pass
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise self._privilege_missing(error) from error
+            except (psycopg.OperationalError, DeadlineReached) as error:
+                raise DatabaseUnreachable(
+                    f"Migrating {self._destination} was cut short: {error}. A migration that did "
+                    "not commit is rolled back. Check the server, then run it again."
+                ) from error
+            except psycopg.Error as error:
+                raise DatabaseError(
+                    f"Migrating {self._destination} failed with {error.sqlstate}: "
+                    f"{error.diag.message_primary}. The migration that ran was rolled back."
+                ) from error
+            if time.monotonic() + 2 * _POLL >= self._connection.deadline:
+                raise DatabaseUnreachable(
+                    f"Migrating {self._destination} had to wait for a lock until its time was up. "
+                    "Look in pg_stat_activity for another migration or a long transaction, then "
+                    "run it again."
+                )
+            self._connection.execute("ROLLBACK")
+            time.sleep(random.uniform(0.5, 1.5) * _POLL)  # noqa: S311  # jitter, no secret
+
+    def _begin(self) -> bool:
+        # A waiter in pg_advisory_lock would deadlock with CREATE INDEX CONCURRENTLY, and a
+        # session's lock would be shared by the clients of a pooler.
+        self._connection.execute(f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        row = self._connection.execute(
+            "SELECT pg_try_advisory_xact_lock(%s)", [_LOCK_KEY]
+        ).fetchone()
+        return row is not None and row[0]
+
+    def _apply_next(self, names: dict[str, str]) -> Applied | None:
+        ran = self._read_ran()
+        self._verify(ran)
+        migration = next(
+            (each for each in self._migrations if each.version > max(ran, default=0)), None
+        )
+        if migration is None:
+            self._connection.execute("ROLLBACK")
+            return None
+        # No parameters, so the text may hold many statements, and % means itself.
+        self._connection.execute(_fill(migration.text, names).encode())
+        row = self._connection.execute(
+            f"{_version_row(migration, self._schema)} RETURNING duration_ms".encode()
+        ).fetchone()
+        self._connection.execute("COMMIT")
+        return Applied(migration.version, migration.name, row[0] if row else 0.0)
+
+    def _read_ran(self) -> dict[int, str]:
+        """Return the checksums of the migrations that ran, by version."""
+        columns = self._read_columns()
+        if "sha256" in columns.get("migrations", ()):
+            query = compose.SQL("SELECT version, sha256 FROM {}.migrations")
+            table = compose.Identifier(self._schema)
+            return dict(self._connection.execute(query.format(table)).fetchall())
+        if columns:
+            raise SchemaMismatch(
+                f"The schema {self._schema!r} of {self._destination} has a table "
+                f"{min(columns)!r} that Tenantry did not make; it was left untouched. "
+                "Choose another schema with --schema."
+            )
+        return {}
+
+    def _read_columns(self) -> dict[str, list[str]]:
+        return dict(
+            self._connection.execute(
+                """
+                SELECT relname::text, coalesce(array_agg(attname::text)
+                       FILTER (WHERE attname IS NOT NULL), '{}')
+                  FROM pg_class
+                  JOIN pg_namespace ON pg_namespace.oid = relnamespace
+                  LEFT JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0
+                 WHERE nspname = %s AND relname = ANY(%s)
+                 GROUP BY relname
+                """,
+                [self._schema, list(_TABLES)],
+            ).fetchall()
+        )
+
+    def _verify(self, ran: dict[int, str]) -> None:
+        for migration in self._migrations:
+            if ran.get(migration.version, migration.sha256) != migration.sha256:
+                raise SchemaMismatch(
+                    f"Migration {_title(migration)} was applied to {self._destination} with "
+                    f"another content than this package has ({ran[migration.version][:12]}…, not "
+                    f"{migration.sha256[:12]}…). A released migration never changes: install the "
+                    "version of Tenantry that applied it, or a later one."
+                )
+        installed = read_installed(self._connection, self._schema)
+        if installed is not None:
+            self._verify_installed(installed)
+
+    def _verify_installed(self, installed: Installed) -> None:
+        if installed.tenant_type != self._tenant_type:
+            raise SchemaMismatch(
+                f"The schema {self._schema!r} of {self._destination} has tenant ids of type "
+                f"{installed.tenant_type}, and {self._tenant_type} was asked for. The type is "
+                f"chosen once: use --tenant-type {installed.tenant_type}, or another --schema."
+            )
+        if installed.roles != self._roles:
+            raise SchemaMismatch(
+                f"The schema {self._schema!r} of {self._destination} has the roles "
+                f"{_list_names(installed.roles)}, and {_list_names(self._roles)} were asked for. "
+                "Ask for those that are installed."
+            )
+
+    def _privilege_missing(self, error: psycopg.Error) -> PrivilegeMissing:
+        info = self._connection.info
+        roles = [compose.Identifier(name) for name in asdict(self._roles).values()]
+        remedy = compose.SQL(" ").join(
+            [
+                *(compose.SQL("CREATE ROLE {} NOLOGIN;").format(role) for role in roles),
+                compose.SQL("GRANT {} TO {};").format(
+                    compose.SQL(", ").join(roles), compose.Identifier(info.user)
+                ),
+                compose.SQL("GRANT CREATE ON DATABASE {} TO {};").format(
+                    compose.Identifier(info.dbname), compose.Identifier(info.user)
+                ),
+            ]
+        )
+        return PrivilegeMissing(
+            f"{info.user!r} may not migrate {self._destination}: {error.diag.message_primary}. "
+            "Migrate as a user with CREATEROLE who may create schemas in the database, or let an "
+            f"administrator run what is not there yet of: {remedy.as_string(None)}"
+        )
+
+
+def _migration_directory() -> Traversable:
+    packed = resources.files("tenantry") / "migrations"
+    if packed.is_dir():
+        return packed
+    return Path(__file__).parents[3] / "migrations"  # an editable installation copies nothing
+
+
+def _names(schema: str, tenant_type: str, roles: Roles) -> dict[str, str]:
+    check_identifier(schema, "a schema")
+    return {"schema": schema, "tenant_type": check_tenant_type(tenant_type), **asdict(roles)}
+
+
+def _fill(text: str, names: dict[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        name = names[match[1]]
+        if match[1] == "tenant_type":
+            return name
+        composable = compose.Literal(name) if match[2] else compose.Identifier(name)
+        return composable.as_string(None)
+
+    return _PLACEHOLDER.sub(replace, text)
+
+
+def _version_row(migration: Migration, schema: str) -> str:
+    return (
+        compose.SQL(
+            "INSERT INTO {}.migrations (version, name, sha256, duration_ms) VALUES ({}, {}, {}, "
+            "extract(epoch FROM clock_timestamp() - now()) * 1000)"
+        )
+        .format(
+            compose.Identifier(schema),
+            compose.Literal(migration.version),
+            compose.Literal(migration.name),
+            compose.Literal(migration.sha256),
+        )
+        .as_string(None)
+    )
+
+
+def _title(migration: Migration) -> str:
+    return f"{migration.version:04}_{migration.name}"
+
+
+def _list_names(roles: Roles) -> str:
+    return ", ".join(asdict(roles).values())

@@ -1,0 +1,87 @@
+"""What is kept of a line that the database refused: whatever a text column can surely hold.
+
+Pure functions from bytes to bytes; they know nothing of connections.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from tenantry.record import REJECT_COLUMNS
+
+REASON: Final = "database"
+"""``rejected_events.reason`` of a row that the database refused."""
+
+_TEXT_LIMIT: Final = 1000
+"""Characters kept of a text value; whoever looks needs a hint, not a megabyte."""
+
+_UUIDS: Final = frozenset(column.name for column in REJECT_COLUMNS if column.type == "uuid")
+_TEXTS: Final = frozenset(column.name for column in REJECT_COLUMNS if column.type == "text")
+
+
+def salvage(line: bytes, sqlstate: str, message: str) -> bytes:
+    """Turn a refused event into a line for ``rejected_events``, with its ``data`` as it is.
+
+    Values that their column could not hold are left out. An id that is missing or invalid is
+    derived from the bytes, so that a replay gives the same row.
+    """
+    event = _read(line)
+    kept = _keep(event, line)
+    if isinstance(event.get("data"), dict):
+        kept["data"] = event["data"]
+    kept["reason"] = REASON
+    kept["detail"] = _clean(f"{sqlstate}: {message}")
+    return json.dumps(kept).encode()
+
+
+def strip(line: bytes, sqlstate: str, message: str) -> bytes:
+    """Turn a line that ``rejected_events`` refused into one that it cannot refuse."""
+    reject = _read(line)
+    kept = _keep(reject, line)
+    kept.setdefault("reason", REASON)
+    kept.setdefault("detail", _clean(f"{sqlstate}: {message}"))
+    return json.dumps(kept).encode()
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _keep(row: dict[str, Any], line: bytes) -> dict[str, Any]:
+    """Take the columns that have no JSON in them."""
+    kept: dict[str, Any] = {"id": str(uuid5(NAMESPACE_OID, line.hex()))}
+    kept["created_at"] = _read_time(row.get("created_at"))
+    for name in _UUIDS & row.keys():
+        if (identifier := _read_uuid(row[name])) is not None:
+            kept[name] = identifier
+    for name in _TEXTS & row.keys():
+        if isinstance(row[name], str | int | float):
+            kept[name] = _clean(str(row[name]))
+    return kept
+
+
+def _read_uuid(value: object) -> str | None:
+    try:
+        return str(UUID(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _read_time(value: object) -> str:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    return (moment or datetime.now(UTC)).isoformat()
+
+
+def _clean(text: str) -> str:
+    """Replace what is no valid text in PostgreSQL: NUL and lone surrogates."""
+    return text[:_TEXT_LIMIT].replace("\0", "\ufffd").encode(errors="replace").decode()

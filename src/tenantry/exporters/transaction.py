@@ -1,0 +1,299 @@
+"""The transaction of one batch: its rows, its rejects, its tallies and its journal's cursor.
+
+Knows which errors are a row's own fault; all others pass through to the caller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.rows import TupleRow
+
+from tenantry.database.connect import DeadlineConnection, DeadlineReached
+from tenantry.database.installed import Installed
+from tenantry.exporters import BEGINNING, Batch, Outcome, Position
+from tenantry.exporters.salvage import salvage, strip
+from tenantry.exporters.statements import (
+    BINARY_DOCUMENT,
+    insert_events,
+    insert_rejects,
+    insert_tallies,
+)
+
+_DATA_CLASSES: Final = ("22", "23", "54")
+"""Classes of errors that a row causes (PostgreSQL's manual, appendix A)."""
+
+_LINES_PER_STATEMENT: Final = 100
+"""The server reads several documents of some 50 kB a fifth faster than one of 500 kB (measured)."""
+
+_Statement = tuple[bytes, Sequence[object] | Mapping[str, object]]
+
+
+class JsonArray(bytes):
+    """Lines as one array in the binary format of jsonb: its version, 1, and the text.
+
+    Binary, because its length is explicit: a text parameter would end at a stray NUL.
+    """
+
+    @classmethod
+    def of(cls, lines: Sequence[bytes]) -> JsonArray:
+        return cls(b"\x01[%b]" % b",".join(lines))
+
+
+class _JsonArrayDumper(Dumper):
+    """Sends a `JsonArray` as it is: nothing here parses or copies lines."""
+
+    format = pq.Format.BINARY
+    oid = psycopg.postgres.types["jsonb"].oid
+
+    def dump(self, obj: bytes) -> Buffer:
+        return obj
+
+
+class BatchTransaction:
+    """Stores batches over one connection, each in a transaction of its own.
+
+    Two round trips a batch: one to move the cursor, which also keeps other senders of the same
+    journal out, and one for the rows and the commit.
+    """
+
+    def __init__(self, connection: DeadlineConnection, schema: str, installed: Installed) -> None:
+        """Compose the statements for the version of the schema that is installed."""
+        connection.adapters.register_dumper(JsonArray, _JsonArrayDumper)
+        tenant_type, version = installed.tenant_type, installed.version
+        self._connection = connection
+        self._events = insert_events(schema, tenant_type, BINARY_DOCUMENT, version=version).encode()
+        self._new_events = insert_events(
+            schema, tenant_type, BINARY_DOCUMENT, version=version, may_repeat=False
+        ).encode()
+        self._rejects = insert_rejects(
+            schema, tenant_type, BINARY_DOCUMENT, version=version
+        ).encode()
+        self._tallies = insert_tallies(schema, tenant_type, BINARY_DOCUMENT).encode()
+        table = sql.Identifier(schema, "journal_cursors")
+        self._begin_journal = _compose(_BEGIN_JOURNAL, table)
+        self._move_cursor = _compose(_MOVE_CURSOR, table)
+        self._read_cursor = _compose(_READ_CURSOR, table)
+        self._correct_counts = _compose(_CORRECT_COUNTS, table)
+
+    def store(self, batch: Batch) -> Outcome:
+        """Store ``batch`` and move its cursor, or report where the cursor is.
+
+        The cursor proves that the rows are new, so no conflict is looked for. Where rows turn out
+        to be there all the same (somebody removed the cursor), it is done again, passing them over.
+        """
+        if not self._begin(batch):
+            return self._resume(batch)
+        try:
+            self._pipelined([*self._row_statements(batch), (b"COMMIT", ())])
+        except psycopg.Error as error:
+            if not _is_caused_by_data(error):
+                raise
+            self._connection.execute("ROLLBACK")
+            return self._store_apart(batch)
+        return Outcome(stored=len(batch.events), rejected=len(batch.rejects))
+
+    def rehearse(self) -> None:
+        """Run each statement of a batch without any row, so that what is missing shows."""
+        nothing = Batch("00000000-0000-0000-0000-000000000000", Position(0, -1), BEGINNING, [])
+        empty = JsonArray.of([])
+        self._begin(nothing)
+        self._pipelined(
+            [
+                *((query, (empty,)) for query in (self._events, self._rejects, self._tallies)),
+                (b"ROLLBACK", ()),
+            ]
+        )
+
+    def _begin(self, batch: Batch) -> bool:
+        """Begin, and move the cursor; False when it is not where the batch starts."""
+        query = self._begin_journal if batch.start == BEGINNING else self._move_cursor
+        _, moved = self._pipelined([(b"BEGIN", ()), (query, _cursor_values(batch))])
+        return moved.rowcount == 1
+
+    def _resume(self, batch: Batch) -> Outcome:
+        row = self._connection.execute(self._read_cursor, [batch.journal_id]).fetchone()
+        self._connection.execute("ROLLBACK")
+        if row is None:
+            return Outcome(resume=BEGINNING)
+        segment, offset, stored, rejected, last_rejected = row
+        actual = Position(segment, offset)
+        if actual == batch.end:
+            # It was committed before, and the answer was lost.
+            rows = len(batch.events) + len(batch.rejects)
+            refused = min(last_rejected, rows)
+            return Outcome(stored=rows - refused, rejected=refused)
+        return Outcome(stored=stored, rejected=rejected, resume=actual)
+
+    def _row_statements(self, batch: Batch) -> list[_Statement]:
+        parts = (
+            (self._events if batch.may_repeat else self._new_events, batch.events),
+            (self._rejects, batch.rejects),
+            (self._tallies, _tally_lines(batch)),
+        )
+        return [
+            (query, (JsonArray.of(lines[first : first + _LINES_PER_STATEMENT]),))
+            for query, lines in parts
+            for first in range(0, len(lines), _LINES_PER_STATEMENT)
+        ]
+
+    def _store_apart(self, batch: Batch) -> Outcome:
+        """Store what can be stored, and find the rows that cannot: O(bad rows · log rows)."""
+        if not self._begin(batch):
+            return self._resume(batch)
+        bad = self._isolate(self._events, batch.events)
+        rejects = [*batch.rejects, *(salvage(line, *_explain(error)) for line, error in bad)]
+        stripped = [
+            strip(line, *_explain(error)) for line, error in self._isolate(self._rejects, rejects)
+        ]
+        if stripped:
+            self._connection.execute(self._rejects, [JsonArray.of(stripped)])
+        # A tally may count events that were refused for its own tenant id or name.
+        self._isolate(self._tallies, _tally_lines(batch))
+        if bad:
+            self._connection.execute(
+                self._correct_counts, {"bad": len(bad), "journal_id": batch.journal_id}
+            )
+        self._connection.execute("COMMIT")
+        return Outcome(stored=len(batch.events) - len(bad), rejected=len(batch.rejects) + len(bad))
+
+    def _isolate(self, query: bytes, lines: Sequence[bytes]) -> list[tuple[bytes, psycopg.Error]]:
+        """Store ``lines`` by halves; return those that the database refuses, with its reason."""
+        if not lines:
+            return []
+        try:
+            self._pipelined(
+                [
+                    (b"SAVEPOINT part", ()),
+                    (query, (JsonArray.of(lines),)),
+                    (b"RELEASE SAVEPOINT part", ()),
+                ]
+            )
+        except psycopg.Error as error:
+            if not _is_caused_by_data(error):
+                raise
+            self._connection.execute("ROLLBACK TO SAVEPOINT part")
+            if len(lines) == 1:
+                return [(lines[0], error)]
+            middle = len(lines) // 2
+            return [
+                *self._isolate(query, lines[:middle]),
+                *self._isolate(query, lines[middle:]),
+            ]
+        return []
+
+    def _pipelined(self, statements: Sequence[_Statement]) -> list[psycopg.Cursor[TupleRow]]:
+        """Send all statements, then wait for their answers: one round trip."""
+        cursors: list[psycopg.Cursor[TupleRow]] = []
+        failure: psycopg.Error | DeadlineReached | None = None
+        try:
+            with self._connection.pipeline():
+                # An error that left this block would be logged by psycopg, beside being raised.
+                try:
+                    for query, parameters in statements:
+                        cursors.append(self._connection.execute(query, parameters))
+                except (psycopg.Error, DeadlineReached) as error:
+                    failure = error
+        except (psycopg.Error, DeadlineReached) as error:
+            raise failure or error from None
+        if failure is not None:
+            raise failure
+        return cursors
+
+
+def primary_message(error: BaseException) -> str:
+    """Return the message without DETAIL and CONTEXT, which quote rows."""
+    message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return (message or str(error)).strip().partition("\n")[0]
+
+
+def _is_caused_by_data(error: psycopg.Error) -> bool:
+    if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
+        return False  # no partition for the row, which is the schema's fault
+    return error.sqlstate is not None and error.sqlstate.startswith(_DATA_CLASSES)
+
+
+def _explain(error: psycopg.Error) -> tuple[str, str]:
+    return error.sqlstate or "", primary_message(error)
+
+
+def _tally_lines(batch: Batch) -> list[bytes]:
+    return [
+        json.dumps(
+            {
+                "tenant_id": tenant_id,
+                "journal_id": batch.journal_id,
+                "segment": batch.segment,
+                "name": name,
+                "accepted": accepted,
+            }
+        ).encode()
+        for (tenant_id, name), accepted in (batch.tallies or {}).items()
+    ]
+
+
+def _cursor_values(batch: Batch) -> Mapping[str, Any]:
+    totals = batch.totals
+    return {
+        "journal_id": batch.journal_id,
+        "start_segment": batch.start.segment,
+        "start_offset": batch.start.offset,
+        "segment": batch.end.segment,
+        "offset": batch.end.offset,
+        "emitted": totals.emitted,
+        "accepted": totals.accepted,
+        "handed": totals.handed,
+        "sampled_out": totals.sampled_out,
+        "dropped": json.dumps(dict(totals.dropped)),
+        "stored": len(batch.events),
+        "rejected": len(batch.rejects),
+        "service": batch.service,
+        "process": batch.process,
+    }
+
+
+def _compose(query: LiteralString, table: sql.Identifier) -> bytes:
+    return sql.SQL(query).format(table=table).as_string(None).encode()
+
+
+# Statements on journal_cursors do not filter by tenant: no row of it belongs to one.
+_SET: Final[LiteralString] = """
+    SET segment = %(segment)s, "position" = %(offset)s, emitted = %(emitted)s,
+        accepted = %(accepted)s, handed = %(handed)s, sampled_out = %(sampled_out)s,
+        dropped = %(dropped)s::jsonb, stored = cursor.stored + %(stored)s,
+        rejected = cursor.rejected + %(rejected)s, last_rejected = %(rejected)s,
+        service = %(service)s, process = %(process)s, updated_at = clock_timestamp()
+"""
+_AT_START: Final = 'cursor.segment = %(start_segment)s AND cursor."position" = %(start_offset)s'
+_MOVE_CURSOR: Final = (
+    "UPDATE {table} AS cursor" + _SET + f"WHERE journal_id = %(journal_id)s AND {_AT_START}"
+)
+_BEGIN_JOURNAL: Final = (
+    """
+    INSERT INTO {table} AS cursor
+        (journal_id, segment, "position", emitted, accepted, handed, sampled_out, dropped,
+         stored, rejected, last_rejected, service, process)
+    VALUES
+        (%(journal_id)s, %(segment)s, %(offset)s, %(emitted)s, %(accepted)s, %(handed)s,
+         %(sampled_out)s, %(dropped)s::jsonb, %(stored)s, %(rejected)s, %(rejected)s,
+         %(service)s, %(process)s)
+    ON CONFLICT (journal_id) DO UPDATE
+    """
+    + _SET
+    + f"WHERE {_AT_START}"
+)
+_READ_CURSOR: Final = """
+    SELECT segment, "position", stored, rejected, last_rejected FROM {table} WHERE journal_id = %s
+"""
+_CORRECT_COUNTS: Final = """
+    UPDATE {table}
+    SET stored = stored - %(bad)s, rejected = rejected + %(bad)s,
+        last_rejected = last_rejected + %(bad)s
+    WHERE journal_id = %(journal_id)s
+"""

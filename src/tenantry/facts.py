@@ -1,0 +1,336 @@
+"""Facts: ``log_event``, one event that is no phase of an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from tenantry.context import (
+    Scope,
+    canonical_tenant,
+    current,
+    make_scope,
+    running,
+    safe_text,
+    shown,
+)
+from tenantry.exceptions import ConfigurationError, InvalidEvent, TenantryError, UnknownEvent
+from tenantry.journal import Slot
+from tenantry.operation import (
+    pick,
+    raise_for_scope,
+    reason_of,
+    refuse_reserved,
+    scope_problem,
+    tail,
+)
+from tenantry.pipeline import Pipeline, current_pipeline, warn_unconfigured
+from tenantry.record import Kind, derived_id, event_json
+from tenantry.taxonomy import COLUMN_KEYS, Event, EventType, OpenEventType
+from tenantry.tracing import span_fragment
+
+
+def log_event(
+    event: Event | str,
+    /,
+    *,
+    tenant: Any = None,
+    actor: str | None = None,
+    conn: Any = None,
+    occurred_at: datetime | None = None,
+    idempotency_key: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    **data: Any,
+) -> str | None:
+    """Record one event, and give its id, or None when it is not accepted.
+
+    ``event`` is an ``Event`` instance, or a name with its keys as keywords, in snake_case or in the
+    camelCase in which they are stored. The tenant is that of the scope, or ``tenant``. Inside an
+    operation the event carries ``parent_operation_id``.
+
+    - ``conn``: write it into the caller's own transaction: it commits or rolls back with that.
+      Database errors propagate. For an asynchronous connection, see ``alog_event``
+    - ``occurred_at``: when it happened, with a time zone; default: now
+    - ``idempotency_key``: the id derives from it, so that a replay (of a webhook) is stored once;
+      ``occurred_at`` is then required, and must be the same each time
+    - ``fields``: data whose keys are option names
+
+    ``error_code`` and ``duration_ms`` fill their columns; they need no declaration. Does not block
+    and, but for ``conn``, strict mode and a data key that is an option's name
+    (``ConfigurationError``), does not raise: an invalid event is kept in ``rejected_events`` with
+    the reason.
+    """
+    refuse_reserved(data, "log_event()")
+    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data)
+    if fact is None:
+        return None
+    pipeline, event_id, line = fact
+    if conn is not None:
+        pipeline.insert(conn, line)
+        return event_id
+    return event_id if accept(pipeline, line, idempotency_key) else None
+
+
+async def alog_event(
+    event: Event | str,
+    /,
+    *,
+    tenant: Any = None,
+    actor: str | None = None,
+    conn: Any = None,
+    occurred_at: datetime | None = None,
+    idempotency_key: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    **data: Any,
+) -> str | None:
+    """Do as ``log_event`` does, with ``conn`` an asynchronous connection or session."""
+    refuse_reserved(data, "alog_event()")
+    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data)
+    if fact is None:
+        return None
+    pipeline, event_id, line = fact
+    if conn is not None:
+        await pipeline.ainsert(conn, line)
+        return event_id
+    return event_id if accept(pipeline, line, idempotency_key) else None
+
+
+def accept(pipeline: Pipeline, line: bytes, idempotency_key: str | None) -> bool:
+    """Append a fact to the journal, and say whether it was taken; raises nothing."""
+    kind = Kind.EVENT if idempotency_key is None else Kind.REPEATABLE
+    try:
+        return pipeline.accept_row(kind, line.decode())
+    except Exception:  # noqa: BLE001  # logged there; telemetry never stops the caller
+        pipeline.note_internal_error()
+        return False
+
+
+def make_fact(  # noqa: PLR0917  # the arguments of log_event, in their order
+    event: Event | str,
+    tenant: Any,
+    actor: str | None,
+    occurred_at: datetime | None,
+    idempotency_key: str | None,
+    fields: Mapping[str, Any] | None,
+    data: dict[str, Any],
+) -> tuple[Pipeline, str, bytes] | None:
+    """Validate a fact and write its line; None where it is refused, sampled out or goes nowhere."""
+    pipeline = current_pipeline()
+    if pipeline is None:
+        warn_unconfigured()
+        return None
+    try:
+        fact = _Fact(pipeline, event, tenant, actor, data)
+        made = fact.make(fields, occurred_at, idempotency_key)
+    except Exception as error:
+        if pipeline.strict and isinstance(error, TenantryError):
+            raise
+        pipeline.note_internal_error()
+        return None
+    return None if made is None else (pipeline, *made)
+
+
+class _Fact:
+    """One ``log_event`` on its way to a line."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        event: Event | str,
+        tenant: Any,
+        actor: str | None,
+        data: dict[str, Any],
+    ) -> None:
+        self.pipeline = pipeline
+        self.event = event
+        self.data = data
+        self.values: dict[str, Any] = dict(event.__dict__) if isinstance(event, Event) else {}
+        self.undeclared: list[str] = []
+        self.columns: dict[str, str] = {}
+        self.name = event if isinstance(event, str) else getattr(type(event), "event_name", "")
+        scope: Scope | None = current.get()
+        if tenant is not None:
+            scope = make_scope(tenant, actor, None)
+        elif actor is not None and scope is not None:
+            scope = scope.with_actor(actor)
+        self.scope = scope
+        parent = running.get()
+        self.parent_id = None if parent is None else parent.id
+
+    def make(
+        self,
+        fields: Mapping[str, Any] | None,
+        occurred_at: datetime | None,
+        idempotency_key: str | None,
+    ) -> tuple[str, bytes] | None:
+        """Give the id and the JSON of the event, or reject it."""
+        pipeline = self.pipeline
+        declared: EventType | None = None
+        try:
+            declared = self._declared()
+            if fields is not None:
+                self._add(fields)
+            has_given = self._sort(declared)
+            fragment = "" if self.scope is None else self.scope.fragment(pipeline.tenant_type)
+            if not fragment:
+                if pipeline.strict:
+                    raise_for_scope(self.scope, str(self.name))
+                raise scope_problem(self.scope)
+            if isinstance(self.event, Event) and not has_given:
+                frozen, cut = declared.freeze_instance(self.event, pipeline.max_payload_bytes)
+            else:
+                frozen, cut = declared.freeze(self.values, pipeline.max_payload_bytes)
+            if cut:
+                pipeline.count(Slot.TRUNCATED, event=False)
+            created_at = self._created_at(occurred_at, idempotency_key)
+        except TenantryError as problem:
+            if pipeline.strict:
+                raise
+            self._reject(declared, problem)
+            return None
+        event_id = (
+            pipeline.new_id()
+            if idempotency_key is None
+            else derived_id(created_at, self._tenant_text(), declared.name, str(idempotency_key))
+        )
+        rate = 1.0
+        sampling = pipeline.sampling.get(declared.name)
+        if sampling is not None and "error_code" not in self.columns:
+            rate = sampling.rate
+            key = None if sampling.key is None else declared.keys.get(sampling.key, sampling.key)
+            if not sampling.decide(None if key is None else self.values.get(key), event_id):
+                pipeline.count(Slot.SAMPLED_OUT)
+                return None
+        extra = "".join(self.columns.values()) + (
+            span_fragment()
+            if self.parent_id is None
+            else f'"parent_operation_id":"{self.parent_id}",{span_fragment()}'
+        )
+        last = tail(declared, rate, pipeline)
+        return event_id, event_json(
+            event_id, declared.name, fragment, created_at, extra, frozen, last
+        )
+
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        """Put ``fields`` behind the keywords, which count for more."""
+        try:
+            self.data = {**fields, **self.data}
+        except Exception:  # noqa: BLE001  # no mapping, or one whose own methods raise
+            raise ConfigurationError(
+                f"{self.name}: fields= takes a mapping of keys to values, and the given "
+                f"{type(fields).__name__} cannot be read as one"
+            ) from None
+
+    def _tenant_text(self) -> str:
+        """Give the tenant alone: a replay may have another actor or correlation."""
+        scope = self.scope
+        return (
+            "" if scope is None else str(canonical_tenant(scope.tenant, self.pipeline.tenant_type))
+        )
+
+    def _declared(self) -> EventType:
+        if not isinstance(self.event, (str, Event)):
+            raise UnknownEvent(
+                f"log_event() takes an instance of a declared Event, or an event's name with its "
+                f"keys, not a value of type {type(self.event).__name__}"
+            )
+        taxonomy = self.pipeline.taxonomy
+        declared = taxonomy.get(str(self.name))
+        if isinstance(self.event, Event) and declared.model is not type(self.event):
+            raise UnknownEvent(
+                f"{type(self.event).__module__}.{type(self.event).__qualname__} is not the class "
+                f"that the taxonomy declares for {self.name!r}"
+            )
+        return declared
+
+    def _sort(self, declared: EventType) -> bool:
+        """Sort the given data into fields, columns and undeclared keys, which are removed.
+
+        Says whether there is a value for a field among it.
+        """
+        values, data = self.values, self.data
+        has_given = False
+        fills_columns = declared.fills_columns
+        is_open = isinstance(declared, OpenEventType)
+        for key, value in data.items():
+            field = declared.keys.get(key, key if is_open else None)
+            if field is not None:
+                values[field] = value
+                has_given = True
+            elif key in COLUMN_KEYS:
+                fills_columns = True
+            else:
+                self.undeclared.append(key)
+        if fills_columns:
+            for key, column in COLUMN_KEYS.items():
+                value = values.get(declared.keys.get(key, key), data.get(key))
+                if value is not None and column not in self.columns:
+                    self.columns[column] = column_member(column, value)
+        if self.undeclared:
+            self._check_undeclared(declared, self.undeclared)
+        return has_given
+
+    def _check_undeclared(self, declared: EventType, keys: list[str]) -> None:
+        message = (
+            f"the event {declared.name!r} declares no key "
+            f"{', '.join(repr(key)[:80] for key in keys[:5])}; it declares "
+            f"{', '.join(declared.fields) or 'none'}"
+        )
+        for _ in keys:
+            self.pipeline.count(Slot.UNDECLARED, event=False)
+        if self.pipeline.strict:
+            raise InvalidEvent(message, reason="undeclared_key")
+        self.pipeline.warn((declared.name, *keys[:5]), "%s; it is removed", message)
+
+    def _created_at(self, occurred_at: datetime | None, idempotency_key: str | None) -> str:
+        pipeline = self.pipeline
+        if occurred_at is None:
+            if idempotency_key is not None:
+                raise InvalidEvent(
+                    f"{self.name}: idempotency_key needs occurred_at, the same at each replay: the "
+                    "time is part of what makes an event the same",
+                    reason="occurred_at_missing",
+                )
+            return pipeline.timestamp(pipeline.time_ns())
+        if isinstance(occurred_at, datetime) and occurred_at.utcoffset() is not None:
+            try:
+                return occurred_at.astimezone(UTC).isoformat(timespec="microseconds")
+            except OverflowError:  # in UTC it is before the year 1 or after 9999
+                pass
+        raise InvalidEvent(
+            f"{self.name}: occurred_at={shown(occurred_at)} is no time with a time zone; pass an "
+            "aware datetime, as in datetime.now(timezone.utc)",
+            reason="occurred_at_invalid",
+        )
+
+    def _reject(self, declared: EventType | None, problem: Exception) -> None:
+        known = {} if declared is None else dict(pick(declared, self.values))
+        given = self.data if declared is None else {key: self.data[key] for key in self.undeclared}
+        others = {**self.values, **given}
+        self.pipeline.reject(
+            name=str(self.name) or type(self.event).__name__,
+            reason="unknown_event" if isinstance(problem, UnknownEvent) else reason_of(problem),
+            detail=getattr(problem, "detail", "") or str(problem),
+            scope=self.scope,
+            data={
+                (declared.stored_keys.get(key, key) if declared else key): value
+                for key, value in known.items()
+            },
+            other_keys={k: type(v).__name__ for k, v in others.items() if k not in known},
+            parent_operation_id=self.parent_id,
+        )
+
+
+def column_member(column: str, value: object) -> str:
+    """Write a value that fills a column as a JSON member; raises ``InvalidEvent``."""
+    if column == "error_code":
+        return f'"error_code":{encode_basestring_ascii(safe_text(value))},'
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15:  # noqa: PLR2004  # 30,000 years
+        return f'"duration_ms":{float(value)!r},'
+    raise InvalidEvent(
+        f"duration_ms, a value of type {type(value).__name__}, is not a duration: milliseconds, "
+        "0 or more, as a number",
+        reason="invalid",
+    )

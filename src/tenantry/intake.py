@@ -1,0 +1,408 @@
+"""The intake: what an event meets on the caller's thread, between its validation and the journal.
+
+Owns numbering, counting, refusing and dropping. Does not know where events go from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Literal
+
+from tenantry import context, payload
+from tenantry.context import Scope, TenantType, safe_text
+from tenantry.exceptions import ConfigurationError, InvalidEvent
+from tenantry.exporters import Exporter
+from tenantry.journal import COUNTED, Journal, Slot, close_line
+from tenantry.record import Kind, TimestampFormat, event_line, format_line, renumber
+from tenantry.shipper import Shipper
+
+logger = logging.getLogger("tenantry")
+
+WARNING_INTERVAL: Final = 60.0
+"""Seconds before a warning of the same kind is logged again."""
+
+_WARNINGS_KEPT: Final = 1000
+
+
+class Intake(ABC):
+    """The caller's side of a pipeline; nothing in it does network I/O.
+
+    ``Pipeline`` is its only heir: it makes and ends what this uses.
+    """
+
+    tenant_type: TenantType
+    strict: bool
+    max_payload_bytes: int
+    on_full: Literal["drop", "wait"]
+    service: str | None
+    environment: str | None
+    exporter: Exporter
+    time_ns: Callable[[], int]
+    timestamp: TimestampFormat
+    new_id: Callable[[], str]
+    _journal_max_bytes: int
+    _warned: dict[object, float]
+    _lock: threading.RLock
+    _journal: Journal | None
+    _late: Journal | None
+    _shipper: Shipper | None
+    _gap: tuple[Slot, int, str] | None
+
+    @abstractmethod
+    def _begin(self) -> Journal:
+        """Open the journal: on the first event of a forked child."""
+
+    @abstractmethod
+    def _open_late(self) -> Journal | None:
+        """Open the journal of what comes after the shutdown."""
+
+    def accept(  # noqa: PLR0917  # keywords would cost a microsecond a call
+        self,
+        kind: str,
+        operation_id: str,
+        event_id: str,
+        name: str,
+        scope: str,
+        extra: str,
+        data: bytes,
+        tail: str,
+        closing: str = "",
+        created_at: str = "",
+    ) -> bool:
+        """Number an event, write its line into the journal, and say whether it was taken.
+
+        The parts are those of ``record.event_line``. A ``START`` or ``OPEN`` line opens the
+        operation, an ``END`` line closes it.
+
+        An exception that comes into it (of a signal handler, or for want of stack) is raised, and
+        the event counted as interrupted unless it was counted already.
+        """
+        journal = self._journal or self._begin()
+        row = kind != Kind.OPEN
+        sequence, line = 0, b""
+        try:
+            if row:
+                # No signal comes between the step of a loop and its assignment, as after next().
+                for sequence in journal.sequence:  # noqa: B007  # it is used behind the loop
+                    break
+            line = event_line(
+                kind,
+                sequence,
+                event_id,
+                name,
+                scope,
+                created_at or self.timestamp(self.time_ns()),
+                extra,
+                data,
+                tail,
+                closing,
+            )
+            if closing:
+                taken = journal.open_operation(operation_id, line, row=row)
+            elif kind == Kind.END:
+                taken = journal.close_operation(operation_id, line, row=True)
+            else:
+                taken = journal.append_row(line)
+            return taken or (
+                row and self._retry_append(journal, line, kind, sequence, operation_id)
+            )
+        except BaseException as error:
+            # Single calls: there may be no stack left for more.
+            if sequence:
+                if error.__dict__.get(COUNTED) != id(line):
+                    next(journal.books.counts[Slot.DROPPED_INTERRUPTED])
+                error.__dict__[COUNTED] = id(line)
+            raise
+
+    def accept_row(self, kind: str, row_json: str) -> bool:
+        """Append a row that is made already."""
+        journal = self._journal or self._begin()
+        sequence, line = 0, b""
+        try:
+            for sequence in journal.sequence:  # noqa: B007  # as in accept()
+                break
+            line = format_line(kind, sequence, row_json)
+            return journal.append_row(line) or self._retry_append(journal, line, kind, sequence)
+        except BaseException as error:
+            if sequence:
+                if error.__dict__.get(COUNTED) != id(line):
+                    next(journal.books.counts[Slot.DROPPED_INTERRUPTED])
+                error.__dict__[COUNTED] = id(line)
+            raise
+
+    def close_operation(self, operation_id: str, *, handed: bool = False) -> None:
+        """Note that an operation has ended without a terminal row in this journal."""
+        journal = self._journal or self._begin()
+        line = close_line(operation_id, handed=handed)
+        if not journal.close_operation(operation_id, line, row=False) and self._late is not None:
+            self._late.close_operation(operation_id, line, row=False)
+
+    def count(self, slot: Slot, *, event: bool = True) -> None:
+        """Count an outcome; ``event`` says that it is one of an event that was emitted."""
+        journal = self._journal or self._begin()
+        sequence, counted = 0, None
+        try:
+            if event:
+                for sequence in journal.sequence:  # noqa: B007  # as in accept()
+                    break
+            for counted in journal.books.counts[slot]:  # noqa: B007  # as in accept()
+                break
+            journal.books.write(slot, sequence)
+        except BaseException as error:
+            if sequence:
+                if counted is None:
+                    next(journal.books.counts[slot])
+                error.__dict__[COUNTED] = 0
+            raise
+
+    def _retry_append(
+        self, journal: Journal, line: bytes, kind: str, sequence: int, operation_id: str = ""
+    ) -> bool:
+        """Find a place for a line that the journal refused, or count it as dropped."""
+        if (
+            self.on_full == "wait"
+            and not journal.is_sealed
+            and self._wait_for_room(journal, line, kind, operation_id)
+        ):
+            return True
+        if journal.is_sealed:
+            return self._append_late(journal, line, kind, sequence, operation_id)
+        self._drop(journal, journal.full_reason, line, sequence)
+        return False
+
+    def _wait_for_room(self, journal: Journal, line: bytes, kind: str, operation_id: str) -> bool:
+        """Wait for the shipper to make room, a second at most, and never inside an event loop."""
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001  # the public one raises
+            return False
+        shipper = self._shipper
+        deadline = time.monotonic() + 1.0
+        while shipper is not None and (left := deadline - time.monotonic()) > 0:
+            shipper.wake()
+            with shipper.settled:
+                shipper.settled.wait(min(left, 0.1))
+            if _write(journal, line, kind, operation_id):
+                return True
+            if journal.is_sealed:
+                return False
+        return False
+
+    def _append_late(
+        self, journal: Journal, line: bytes, kind: str, sequence: int, operation_id: str
+    ) -> bool:
+        """Keep an event emitted after the shutdown in a journal that the next process adopts."""
+        with self._lock:
+            late = self._open_late()
+        if late is not None:
+            number, moved = 0, b""
+            try:
+                for number in late.sequence:  # noqa: B007  # as in accept()
+                    break
+                moved = renumber(line, kind, number)
+                if _write(late, moved, kind, operation_id):
+                    journal.move_number()
+                    return True
+            except BaseException as error:
+                if error.__dict__.get(COUNTED) == id(moved):
+                    journal.move_number()
+                    error.__dict__[COUNTED] = id(line)
+                elif number:
+                    late.move_number()
+                raise
+            late.move_number()  # it is counted here, under its first number
+        self._drop(journal, Slot.DROPPED_SHUT_DOWN, line, sequence)
+        return False
+
+    def _drop(self, journal: Journal, slot: Slot, line: bytes, sequence: int) -> None:
+        """Count an event as dropped, and warn."""
+        counted = None
+        try:
+            for counted in journal.books.counts[slot]:  # noqa: B007  # as in accept()
+                break
+            journal.books.write(slot, sequence)
+            self._warn_dropped(journal, slot)
+        except BaseException as error:
+            if counted is not None:
+                error.__dict__[COUNTED] = id(line)
+            raise
+
+    def _warn_dropped(self, journal: Journal, slot: Slot) -> None:
+        if slot is Slot.DROPPED_SHUT_DOWN:
+            self.warn(
+                "late", "events emitted after shutdown() are dropped: no journal file keeps them"
+            )
+            return
+        self._gap = self._gap or (
+            slot,
+            journal.books.current(slot) - 1,
+            self.timestamp(self.time_ns()),
+        )
+        self.warn(
+            slot,
+            "events are dropped (%s): the journal in %s has no room: %s. Its limit is %d bytes "
+            "(journal_max_bytes); is the database away? %s",
+            slot.name.removeprefix("DROPPED_").lower(),
+            journal.directory or "memory",
+            journal.full_error,
+            self._journal_max_bytes,
+            (self._shipper and self._shipper.last_error) or "",
+        )
+
+    def _report_gap(self) -> None:
+        """Record, once there is room again, that events were dropped, how many, and since when."""
+        if self._gap is None or self._journal is None or not self._journal.has_room():
+            return
+        gap, self._gap = self._gap, None
+        slot, before, since = gap
+        reason = slot.name.removeprefix("DROPPED_").lower()
+        count = self._journal.books.current(slot) - before
+        self.reject(
+            name=None,
+            reason="gap",
+            detail=f"{count} events were dropped since {since}: {reason}",
+        )
+
+    def reject(
+        self,
+        *,
+        name: str | None,
+        reason: str,
+        detail: str,
+        scope: Scope | None = None,
+        phase: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        other_keys: Mapping[str, str] | None = None,
+        operation_id: str | None = None,
+        parent_operation_id: str | None = None,
+        closes: bool = False,
+    ) -> None:
+        """Keep an event that cannot be recorded, with the reason, in ``rejected_events``.
+
+        ``data`` holds the values of declared keys; of others, ``other_keys`` has name and type.
+        """
+        row: dict[str, Any] = {
+            "id": self.new_id(),
+            "tenant_id": None if scope is None else _tenant_text(scope, self.tenant_type),
+            "name": None if name is None else safe_text(name),
+            "phase": phase,
+            "created_at": self.timestamp(self.time_ns()),
+            "reason": reason,
+            "detail": safe_text(detail) if len(detail) < context.TEXT_LIMIT else _clip(detail),
+            "data": self._rejected_data(data or {}),
+            "other_keys": {
+                safe_text(key): kind for key, kind in list((other_keys or {}).items())[:50]
+            },
+            "operation_id": operation_id,
+            "parent_operation_id": parent_operation_id,
+            "service": None if self.service is None else safe_text(self.service),
+            "environment": None if self.environment is None else safe_text(self.environment),
+        }
+        line = payload.to_json({key: value for key, value in row.items() if value is not None})
+        self.accept_row(Kind.REJECT, line.decode())
+        if closes and operation_id is not None:
+            self.close_operation(operation_id)
+        self.warn(
+            ("reject", name, reason),
+            "the event %s is refused (%s) and kept in rejected_events: %s",
+            name or "?",
+            reason,
+            detail,
+        )
+
+    def _rejected_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for key, value in data.items():
+            try:
+                kept[safe_text(key)] = payload.plain(value)
+            except InvalidEvent:
+                kept[safe_text(key)] = f"<{type(value).__name__}>"
+        try:
+            fitted: dict[str, Any] = json.loads(
+                payload.fit(payload.to_json(kept), self.max_payload_bytes)[0]
+            )
+        except (InvalidEvent, ValueError, RecursionError):
+            return {key: f"<{type(value).__name__}>" for key, value in list(kept.items())[:50]}
+        return fitted
+
+    # The caller's own transaction.
+
+    def insert(self, conn: object, event_json: bytes) -> None:
+        """Write an event into the caller's transaction; its errors are the caller's to see."""
+        insert = getattr(self.exporter, "insert", None)
+        if insert is None:
+            raise ConfigurationError(
+                f"conn= needs an exporter that writes to PostgreSQL, not {self.exporter!r:.80}"
+            )
+        try:
+            insert(conn, event_json)
+        except BaseException:
+            self.count(Slot.DROPPED_HANDOVER_FAILED)
+            raise
+        self.count(Slot.HANDED)
+
+    async def ainsert(self, conn: object, event_json: bytes) -> None:
+        """Write an event into the caller's transaction on an asynchronous connection."""
+        insert = getattr(self.exporter, "ainsert", None)
+        if insert is None:
+            raise ConfigurationError(
+                f"conn= needs an exporter that writes to PostgreSQL, not {self.exporter!r:.80}"
+            )
+        try:
+            await insert(conn, event_json)
+        except BaseException:
+            self.count(Slot.DROPPED_HANDOVER_FAILED)
+            raise
+        self.count(Slot.HANDED)
+
+    # Warnings and troubles of our own.
+
+    def warn(self, key: object, message: str, *arguments: object) -> None:
+        """Log a warning, at most once a minute for each key."""
+        now = time.monotonic()
+        if now - self._warned.get(key, float("-inf")) < WARNING_INTERVAL:
+            return
+        if len(self._warned) >= _WARNINGS_KEPT:
+            self._warned.clear()
+        self._warned[key] = now
+        with suppress(Exception):  # a filter of the application's may raise
+            logger.warning(message, *arguments)
+
+    def note_internal_error(self) -> None:
+        """Log an error of our own, with its traceback, and count the event as dropped, once."""
+        with suppress(Exception):  # telemetry never raises into the caller
+            error = sys.exception()
+            if error is None or error.__dict__.pop(COUNTED, None) is None:
+                self.count(Slot.DROPPED_INTERNAL_ERROR)
+            now = time.monotonic()
+            if now - self._warned.get("internal", float("-inf")) >= 1.0:
+                self._warned["internal"] = now
+                logger.error(
+                    "an event was lost to an error inside Tenantry; please report it",
+                    exc_info=True,  # noqa: LOG014  # called from handlers of exceptions only
+                )
+
+
+def _write(journal: Journal, line: bytes, kind: str, operation_id: str) -> bool:
+    """Append a row by its kind."""
+    if kind == Kind.START:
+        return journal.open_operation(operation_id, line, row=True)
+    if kind == Kind.END:
+        return journal.close_operation(operation_id, line, row=True)
+    return journal.append_row(line)
+
+
+def _tenant_text(scope: Scope, tenant_type: TenantType) -> str | None:
+    """Give the canonical text of a scope's tenant; None when the id is bad."""
+    fragment = scope.fragment(tenant_type)
+    return str(json.loads(f"{{{fragment[:-1]}}}")["tenant_id"]) if fragment else None
+
+
+def _clip(text: str) -> str:
+    return context.safe_text(text[: context.TEXT_LIMIT - 1]) + "…"

@@ -1,0 +1,131 @@
+"""The books: the counters of one journal, mapped so that they survive a kill."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import threading
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from tenantry.exporters import Position
+from tenantry.journal.files import PAGE, preallocate
+
+
+class Slot(IntEnum):
+    """A counter in the books: an unsigned 64-bit integer at eight times this offset."""
+
+    FORMAT = 0
+    EMITTED = 1
+    HANDED = 2
+    SAMPLED_OUT = 3
+    TRUNCATED = 4
+    UNDECLARED = 5
+    MOVED = 6
+    """Of the numbers given: those whose event is kept in another journal, under its number."""
+    CURSOR_SEGMENT = 8
+    CURSOR_OFFSET = 9
+    STORED = 10
+    REJECTED = 11
+    FORGOTTEN_SEGMENT = 12
+    FORGOTTEN_ROWS = 13
+    DROPPED_JOURNAL_FULL = 16
+    DROPPED_DISK_FULL = 17
+    DROPPED_SHUT_DOWN = 18
+    DROPPED_INTERNAL_ERROR = 19
+    DROPPED_INTERRUPTED = 20
+    DROPPED_HANDOVER_FAILED = 21
+
+
+DROP_REASONS: Final = {
+    slot: slot.name.removeprefix("DROPPED_").lower()
+    for slot in Slot
+    if slot.name.startswith("DROPPED_")
+}
+"""Why an event was lost on purpose. ``interrupted``: its process died within the call, or an
+exception came into it."""
+
+COUNTED: Final = "_tenantry_counted"
+"""Attribute of an exception that left an append: the ``id`` of the line that is counted all the
+same, so that whoever catches it does not count the event again."""
+
+
+class Books:
+    """The counters of one journal: in memory exact at any time, mapped so that they survive a kill.
+
+    Thread-safe and safe to re-enter from a signal handler: each counter is an
+    ``itertools.count``, whose step is one uninterruptible call, and what is written to the map is
+    re-read until it is current.
+    """
+
+    def __init__(self, page: mmap.mmap, *, lock: threading.RLock) -> None:
+        self._page = page
+        self._view = memoryview(page).cast("Q")
+        self._lock = lock
+        self.counts = {slot: itertools.count(self._view[slot]) for slot in Slot}
+        """What ``add`` moves. To step one is a single call, which needs no frame and no lock; the
+        map may lag behind it until the next ``add``, or an adoption, which counts anew."""
+
+    def add(self, slot: Slot, sequence: int = 0) -> None:
+        """Count one; ``sequence`` is the event's number, which moves the mapped EMITTED up."""
+        next(self.counts[slot])
+        self.write(slot, sequence)
+
+    def write(self, slot: Slot, sequence: int = 0) -> None:
+        """Write a counter into the map."""
+        with self._lock:
+            while self._view[slot] != (current := self.current(slot)):
+                self._view[slot] = current
+            if sequence > self._view[Slot.EMITTED]:  # noqa: PLR1730  # no call: it may be re-entered
+                self._view[Slot.EMITTED] = sequence
+
+    def current(self, slot: Slot) -> int:
+        """Read a counter that ``add`` moves."""
+        return peek(self.counts[slot])
+
+    def __getitem__(self, slot: Slot) -> int:
+        return self._view[slot]
+
+    def __setitem__(self, slot: Slot, value: int) -> None:
+        """Set a counter that only one thread moves (the shipper's)."""
+        self._view[slot] = value
+
+    def close(self) -> None:
+        """Unmap."""
+        self._view.release()
+        self._page.close()
+
+
+def peek(counter: itertools.count[int]) -> int:
+    """Read an ``itertools.count`` without moving it; ``count(5)`` is how it prints itself.
+
+    Its other way out, ``__reduce__``, is gone from Python 3.14 on.
+    """
+    return int(repr(counter)[len("count(") : -1])
+
+
+def settle(books: Books, position: Position, *, stored: int, rejected: int) -> None:
+    """Move the local cursor. It may lag behind the destination's, and is then put right by it."""
+    books[Slot.STORED] += stored
+    books[Slot.REJECTED] += rejected
+    books[Slot.CURSOR_SEGMENT] = position.segment
+    books[Slot.CURSOR_OFFSET] = position.offset
+
+
+def cursor(books: Books) -> Position:
+    """Read the local cursor."""
+    return Position(books[Slot.CURSOR_SEGMENT], books[Slot.CURSOR_OFFSET])
+
+
+def map_books(directory: Path, *, create: bool) -> mmap.mmap:
+    """Map the page of counters."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+    fd = os.open(directory / "books", flags, 0o600)
+    try:
+        if create:
+            preallocate(fd, PAGE)
+        return mmap.mmap(fd, PAGE)
+    finally:
+        os.close(fd)

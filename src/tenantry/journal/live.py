@@ -1,0 +1,546 @@
+"""The journal that this process appends to."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from tenantry.exceptions import JournalUnavailable
+from tenantry.exporters import Position, Totals
+from tenantry.journal.books import COUNTED, DROP_REASONS, Books, Slot, map_books, peek, settle
+from tenantry.journal.files import (
+    PAGE,
+    ask_for_room,
+    directory_bytes,
+    is_room_asked_for,
+    preallocate,
+    remove_directory,
+    try_lock,
+)
+from tenantry.journal.segments import (
+    SETTLED_SUFFIX,
+    Chunk,
+    Identity,
+    Segment,
+    close_line,
+    count_row_lines,
+    open_line,
+    read_chunk,
+    seal,
+    segment_name,
+)
+from tenantry.record import LINE_FORMAT, Kind, format_line
+
+SEGMENT_BYTES: Final = 2 * 1024 * 1024
+"""Size of one segment: about 4,500 events. A busy process holds two."""
+
+FIRST_SEGMENT_BYTES: Final = 256 * 1024
+"""Size of the first one, and all that a short-lived process takes."""
+
+
+_MAP_FLAGS: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""Pages are faulted in when a segment is mapped, mostly by the shipper, not when it is written."""
+
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+_FULL_PAUSE: Final = 0.1
+"""Seconds without another try after a rotation found no room: a try costs system calls."""
+
+
+class JournalFull(OSError):
+    """The limit that was set for the journal directory is reached."""
+
+
+class Journal:
+    """The journal that this process appends to.
+
+    ``append`` holds no lock: ``mmap.write`` checks the room, copies the line and moves the
+    position in one call that gives up neither the GIL nor control to a signal handler, so that a
+    thread, a signal handler or a destructor that comes in between finds a whole line or none.
+    Rotation is guarded by ``_rotation``; a sealed map refuses writes by itself, since its position
+    is at its end.
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        identity: Identity,
+        *,
+        journal_id: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_bytes: int = 256 * 1024 * 1024,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make the directory, take both locks and map the first segment.
+
+        ``root`` is None for memory mode. Raises ``JournalUnavailable``, and leaves nothing behind,
+        where that cannot be done.
+        """
+        self.id = journal_id
+        self.identity = identity
+        self.root = root
+        self.segment_bytes = segment_bytes
+        self.max_bytes = max_bytes
+        self._now = now
+        self._rotation = threading.RLock()
+        self._generation = 0
+        self._full_until = 0.0
+        self.is_sealed = False
+        self.full_reason = Slot.DROPPED_JOURNAL_FULL
+        self.full_error: OSError | None = None
+        """What the last rotation failed of. Not logged here: a logging handler may emit events,
+        and would meet the lock of the rotation."""
+        self._numbers = itertools.count(1)
+        self._spares: list[Segment] = []
+        self._locks: list[int] = []
+        self.sequence = itertools.count(1)
+        self._accepted = itertools.count()
+        self._open: dict[str, bytes] = {}
+        self._unwritten: list[bytes] = []
+        """``CLOSE`` lines of operations whose end found no room: the next segment begins so."""
+        self._successor: Journal | None = None
+        self.segments: dict[int, Segment] = {}
+        self.directory = None if root is None else root / journal_id
+        try:
+            page = self._claim_directory()
+            self.books = Books(page, lock=self._rotation)
+            self.books[Slot.FORMAT] = LINE_FORMAT
+            self._active = self._publish(self._new_segment(min(segment_bytes, FIRST_SEGMENT_BYTES)))
+            self._write = self._active.map.write
+            self.segments[self._active.number] = self._active
+        except OSError as error:
+            self._undo_claim()
+            raise JournalUnavailable(
+                error.errno,
+                f"cannot keep a journal in {str(root)!r}: {error.strerror or error}. Give "
+                "configure(journal=…) a directory that this user may write to and that has room "
+                f"for {min(segment_bytes, FIRST_SEGMENT_BYTES)} bytes, or journal=None for memory "
+                "mode",
+            ) from error
+
+    # Appending: the caller's path.
+
+    def append(self, line: bytes) -> bool:
+        """Write one line; False when there is no room and the line is not kept.
+
+        Returned True means accepted: the line survives the death of the process. Does no system
+        call but for page faults, except when a segment is full.
+        """
+        try:
+            self._write(line)
+        except ValueError:
+            return self._append_rotating(line)
+        return True
+
+    def append_row(self, line: bytes) -> bool:
+        """Append a line that is a row, and count it as accepted.
+
+        An exception that comes in between (of a signal handler, or for want of stack) leaves; it is
+        marked with ``COUNTED`` when the row is kept and counted all the same.
+        """
+        counted = None
+        try:
+            try:
+                self._write(line)
+            except ValueError:
+                if not self._append_rotating(line):
+                    return False
+            for counted in self._accepted:  # noqa: B007  # no signal between step and assignment
+                break
+        except BaseException as error:
+            self._mark_counted(error, line, counted)
+            raise
+        return True
+
+    def open_operation(self, operation_id: str, line: bytes, *, row: bool) -> bool:
+        """Append a ``START`` line (a row) or an ``OPEN`` line.
+
+        It is kept until the operation is closed: a rotation writes it again, as an ``OPEN`` line,
+        into the new segment, so that no open operation is forgotten.
+        """
+        if self.directory is not None:
+            self._open[operation_id] = line
+        return self.append_row(line) if row else self.append(line)
+
+    def close_operation(self, operation_id: str, line: bytes, *, row: bool) -> bool:
+        """Append an ``END`` line (a row) or a ``CLOSE`` line and forget the operation."""
+        generation = self._generation
+        if not (self.append_row(line) if row else self.append(line)):
+            self._close_unwritten(operation_id)
+            return False
+        try:
+            opened = self._open.pop(operation_id, None)
+            if self._successor is not None:
+                self._successor.close_operation(operation_id, close_line(operation_id), row=False)
+            elif opened and generation != self._generation:
+                # A rotation may have written the operation into its checkpoint after our line.
+                self.append(close_line(operation_id))
+        except BaseException as error:
+            error.__dict__[COUNTED] = id(line)
+            raise
+        return True
+
+    def _mark_counted(self, error: BaseException, line: bytes, counted: int | None) -> None:
+        """Count a row that was written before ``error`` came, and note on it that it is counted."""
+        if counted is None and self._holds(line):
+            counted = next(self._accepted)
+        if counted is not None:
+            error.__dict__[COUNTED] = id(line)
+
+    def _holds(self, line: bytes) -> bool:
+        """Say whether a line was written: no two rows of a journal have the same number."""
+        for segment in self._all_segments():
+            with suppress(ValueError):  # the shipper has just removed it
+                if segment.map.find(line, 0) >= 0:
+                    return True
+        return False
+
+    def _close_unwritten(self, operation_id: str) -> None:
+        """Note the end of an operation whose line is dropped: it is not to look abandoned."""
+        if self._open.pop(operation_id, None) is not None:
+            line = close_line(operation_id)
+            if not self.append(line):
+                self._unwritten.append(line)
+
+    def _append_rotating(self, line: bytes) -> bool:
+        with self._rotation:
+            while True:
+                full = self._active
+                try:
+                    full.map.write(line)
+                except ValueError:
+                    pass
+                else:
+                    return True
+                if len(line) > self.segment_bytes // 2 or not self._rotate(full):
+                    return False
+
+    def _rotate(self, full: Segment) -> bool:
+        if self.is_sealed or time.monotonic() < self._full_until:
+            return False
+        try:
+            self._replace(full, self._spares.pop() if self._spares else self._new_segment())
+        except OSError as error:
+            is_limit = isinstance(error, JournalFull)
+            self.full_reason = Slot.DROPPED_JOURNAL_FULL if is_limit else Slot.DROPPED_DISK_FULL
+            self.full_error = error
+            if len(full.map) - full.used() < self.segment_bytes // 4:
+                seal(full)  # so that it can be settled, and make room for another
+            self._full_until = time.monotonic() + _FULL_PAUSE
+            return self._active is not full
+        return True
+
+    def _replace(self, full: Segment, fresh: Segment) -> None:
+        """Go on in ``fresh``, unless somebody did so in another segment, or sealed the journal.
+
+        Under ``_rotation``; yet a signal handler or a destructor may do either within our rotation.
+        """
+        seal(full)
+        self._generation += 1
+        fresh = self._publish(fresh)
+        write = fresh.map.write
+        # No call between the test and the last assignment: nothing can come in between.
+        if self._active is full and not self.is_sealed:
+            self.segments[fresh.number] = fresh
+            self._active = fresh
+            self._write = write
+        else:
+            fresh.remove()
+
+    def _publish(self, segment: Segment) -> Segment:
+        """Number a segment, write its header and its checkpoint, and give it its name."""
+        segment.number = next(self._numbers)
+        header = format_line(
+            Kind.HEADER,
+            0,
+            json.dumps(
+                {
+                    "format": LINE_FORMAT,
+                    "journal_id": self.id,
+                    "segment": segment.number,
+                    **asdict(self.identity),
+                    "sequence": peek(self.sequence) - 1,
+                    "accepted": peek(self._accepted),
+                }
+            ),
+        )
+        ended = list(self._unwritten)
+        opened = [open_line(line) for line in list(self._open.values())]
+        beginning = b"".join([header, *opened, *ended])
+        try:
+            if len(beginning) > self.segment_bytes // 2:
+                segment.remove()
+                segment = self._map_segment(
+                    2 * len(beginning) + self.segment_bytes, number=segment.number
+                )
+            segment.map.write(beginning)
+            if segment.path is not None:
+                final = segment.path.with_name(segment_name(segment.number))
+                segment.path.rename(final)
+                segment.path = final
+        except OSError:
+            segment.remove()
+            raise
+        del self._unwritten[: len(ended)]
+        return segment
+
+    # Space.
+
+    def prepare(self) -> None:
+        """Map the next segment ahead of its use; the shipper calls this, off the caller's path."""
+        if self.is_sealed:
+            return
+        active = self._active
+        if not self._spares and (active.is_sealed() or active.used() > len(active.map) // 2):
+            try:
+                self._spares.append(self._new_segment())
+            except OSError:
+                return  # the rotation that needs it finds out, and says so
+
+    def _new_segment(self, size: int = 0) -> Segment:
+        size = size or self.segment_bytes
+        self._make_room(size)
+        while True:
+            try:
+                return self._map_segment(size)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                if (retained := self._find_retained()) is not None:
+                    self._forget(retained)
+                elif size > FIRST_SEGMENT_BYTES:
+                    size = FIRST_SEGMENT_BYTES  # the disk is nearly full: a small one may fit
+                else:
+                    raise
+
+    def _map_segment(self, size: int, number: int = 0) -> Segment:
+        if self.directory is None:
+            private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return Segment(number, private, None)
+        path = self.directory / f"spare-{threading.get_ident()}-{time.monotonic_ns()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            preallocate(fd, size)
+            return Segment(number, mmap.mmap(fd, size, flags=_MAP_FLAGS), path, fd)
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, needed: int) -> None:
+        """Raise ENOSPC when one more segment would pass the limit of the whole directory.
+
+        Segments that are kept only to be sent again make room: this journal's now, those of other
+        processes as soon as they see that it is asked for.
+        """
+        while sum(used := self.used_bytes()) + needed > self.max_bytes:
+            retained = self._find_retained()
+            if retained is not None:
+                self._forget(retained)
+                continue
+            settled, unsettled = used
+            if settled and self.root is not None:
+                ask_for_room(self.root)
+            if unsettled + needed <= self.max_bytes:
+                return
+            if self.segments and self._active.settled_at is not None:
+                return  # it goes when another holds its checkpoint, and not before
+            raise JournalFull(errno.ENOSPC, f"the journal's limit of {self.max_bytes} bytes")
+
+    def _find_retained(self) -> Segment | None:
+        """Find the oldest segment that is kept only to be sent again, if need be."""
+        for segment in self._all_segments():
+            if segment.settled_at is not None and segment is not self._active:
+                return segment
+        return None
+
+    def has_room(self) -> bool:
+        """Say whether a line would be taken, without taking one."""
+        if self.is_sealed:
+            return False
+        active = self._active
+        if active.settled_at is not None:
+            return True
+        if not active.is_sealed() and len(active.map) - active.used() > PAGE:
+            return True
+        _, unsettled = self.used_bytes()
+        return unsettled + self.segment_bytes <= self.max_bytes
+
+    def used_bytes(self) -> tuple[int, int]:
+        """Count the bytes of settled segments and of all else, of all journals of the root.
+
+        In memory mode, of this journal alone.
+        """
+        if self.root is not None:
+            return directory_bytes(self.root, SETTLED_SUFFIX)
+        segments = [*self._all_segments(), *self._spares]
+        settled = sum(len(s.map) for s in segments if s.settled_at is not None)
+        return settled, sum(len(s.map) for s in segments) - settled
+
+    def _all_segments(self) -> list[Segment]:
+        """Copy the list: the shipper and the rotation both change the dictionary."""
+        return list(self.segments.values())
+
+    # Reading and settling: the shipper's side.
+
+    def totals(self) -> Totals:
+        """Read the counters, in an order in which no sum can run ahead of ``emitted``."""
+        interrupted = self.books.current(Slot.DROPPED_INTERRUPTED)
+        if interrupted != self.books[Slot.DROPPED_INTERRUPTED]:  # counted where no stack was left
+            self.books.write(Slot.DROPPED_INTERRUPTED, peek(self.sequence) - 1)
+        accepted = peek(self._accepted)
+        handed = self.books.current(Slot.HANDED)
+        sampled_out = self.books.current(Slot.SAMPLED_OUT)
+        dropped = {
+            reason: count
+            for slot, reason in DROP_REASONS.items()
+            if (count := self.books.current(slot))
+        }
+        emitted = peek(self.sequence) - 1 - self.books.current(Slot.MOVED)
+        return Totals(emitted, accepted, handed, sampled_out, dropped)
+
+    def read(self, position: Position, max_bytes: int) -> Chunk | None:
+        """Read whole lines from ``position`` on, or None when there are none yet."""
+        return read_chunk(self.segments, position, max_bytes)
+
+    def settle(self, position: Position, *, stored: int, rejected: int) -> None:
+        """Note that everything before ``position`` is stored or rejected, and nothing behind it.
+
+        The counts are what to add; they are negative when the destination went back in time.
+        """
+        settle(self.books, position, stored=stored, rejected=rejected)
+        for segment in self._all_segments():
+            if segment.number >= position.segment:
+                if segment.settled_at is not None:
+                    segment.mark_settled(None)
+            elif segment.settled_at is None:
+                segment.mark_settled(self._now())
+                self._full_until = 0.0
+
+    def forget_settled(self, older_than: float) -> None:
+        """Remove segments that were settled more than ``older_than`` seconds ago."""
+        if self.root is not None and is_room_asked_for(self.root):
+            older_than = 0.0
+        limit = self._now() - older_than
+        for segment in self._all_segments():
+            if (
+                segment.settled_at is not None
+                and segment.settled_at <= limit
+                and segment is not self._active
+            ):
+                self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        with self._rotation:
+            if self.segments.pop(segment.number, None) is not None:
+                # Exact, where the header's count lacks the calls that were under way.
+                self.books[Slot.FORGOTTEN_ROWS] += count_row_lines(segment)
+                self.books[Slot.FORGOTTEN_SEGMENT] = segment.number
+                segment.remove()
+
+    def sync(self) -> None:
+        """Force what is written to the disk (``power`` durability); gives up the GIL meanwhile."""
+        for segment in self._all_segments():
+            if segment.fd >= 0 and segment.settled_at is None:
+                os.fdatasync(segment.fd)
+
+    # The end.
+
+    def seal(self) -> None:
+        """Refuse any further line."""
+        with self._rotation:
+            self.is_sealed = True
+            seal(self._active)
+
+    def move_number(self) -> None:
+        """Note that an event numbered here is kept in another journal, under its number there."""
+        self.books.add(Slot.MOVED)
+
+    def has_open_operations(self) -> bool:
+        """Say whether somebody's end is still to come, or was not written."""
+        return bool(self._open or self._unwritten)
+
+    def hand_over(self, successor: Journal) -> bool:
+        """Move the open operations of a sealed journal to another, where they will end.
+
+        They are closed here in a last segment. False, and nothing done, where there is no room for
+        that: then they look abandoned here.
+        """
+        with self._rotation:
+            self._successor = successor
+            moving = dict(self._open)
+            self._unwritten += [close_line(operation_id) for operation_id in moving]
+            self._open.clear()
+            try:
+                last = self._publish(self._map_segment(self.segment_bytes))
+            except OSError:
+                self._successor = None
+                return False
+            seal(last)
+            self.segments[last.number] = last
+            for operation_id, line in moving.items():
+                successor.open_operation(operation_id, open_line(line), row=False)
+            return True
+
+    def close(self, *, remove: bool) -> None:
+        """Unlock; remove the files as well when everything in them is settled.
+
+        The maps go with the object: a thread that is still in ``append`` finds them sealed.
+        """
+        with self._rotation:
+            for segment in [*self.segments.values(), *self._spares]:
+                segment.close_file()
+            if self.directory is not None:
+                for spare in self._spares:
+                    spare.remove()
+                if remove:
+                    remove_directory(self.directory)
+            self._spares.clear()
+            self._unlock()
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: close what was inherited, touch no file, take no lock."""
+        for segment in [*self.segments.values(), *self._spares]:
+            segment.close()
+        self.books.close()
+        self._unlock()
+
+    def _claim_directory(self) -> mmap.mmap:
+        if self.root is None or self.directory is None:
+            return mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Nobody else can lock it before we do: it gets its name when both locks are held.
+        unnamed = self.root / f".{self.id}"
+        unnamed.mkdir(mode=0o700)
+        for name in ("owner.lock", "shipper.lock"):
+            fd = try_lock(unnamed / name, create=True)
+            if fd is None:
+                raise OSError(errno.ENOLCK, f"{name} cannot be locked")
+            self._locks.append(fd)
+        page = map_books(unnamed, create=True)
+        unnamed.rename(self.directory)
+        return page
+
+    def _undo_claim(self) -> None:
+        self._unlock()
+        if self.root is not None:
+            for directory in (self.root / f".{self.id}", self.root / self.id):
+                if directory.is_dir():
+                    remove_directory(directory)
+
+    def _unlock(self) -> None:
+        for fd in self._locks:
+            os.close(fd)
+        self._locks.clear()

@@ -1,0 +1,235 @@
+"""Segments: maps of lines, and how they are read."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tenantry.exporters import Position
+from tenantry.record import (
+    ROWS,
+    Kind,
+    Line,
+    count_events,
+    format_line,
+    parse_line,
+    renumber,
+)
+
+SEGMENT_SUFFIX: Final = ".segment"
+SETTLED_SUFFIX: Final = ".settled"
+"""Of a segment that is only kept to be sent again after a failover; it takes nobody's room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose journal it is. A journal is adopted only where the destination is the same."""
+
+    service: str | None
+    destination: str
+    """Fingerprint of server, database and schema; no password."""
+    tenant_type: str
+    process: str = ""
+    """``host:pid``."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """One map of lines. ``end`` is None while it is written."""
+
+    number: int
+    map: mmap.mmap
+    path: Path | None
+    fd: int = -1
+    end: int | None = None
+    settled_at: float | None = None
+
+    def is_sealed(self) -> bool:
+        """Say whether it takes no more lines."""
+        return self.end is not None
+
+    def used(self) -> int:
+        """Count the bytes of complete lines."""
+        return self.map.tell() if self.end is None else self.end
+
+    def mark_settled(self, at: float | None) -> None:
+        """Note when everything in it was settled, or, with None, that it is not; its name says so.
+
+        Its owner alone does this, and counts its rows before it removes it.
+        """
+        self.settled_at = at
+        if self.path is not None:
+            path = self.path.with_suffix(SEGMENT_SUFFIX if at is None else SETTLED_SUFFIX)
+            with suppress(OSError):  # the directory is gone; the map stays
+                self.path.rename(path)
+                self.path = path
+
+    def close(self) -> None:
+        """Unmap, and close the descriptor."""
+        self.map.close()
+        self.close_file()
+
+    def close_file(self) -> None:
+        """Close the descriptor; the map stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def remove(self) -> None:
+        """Unlink, then close: an adopter that races sees either the whole file or none."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines read in one go from one segment."""
+
+    start: Position
+    end: Position
+    segment: int
+    lines: list[Line]
+    corrupt: list[int]
+    """Offsets of complete lines whose checksum fails."""
+    ends_segment: bool
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """List the files of a journal's segments, in order."""
+    suffixes = {SEGMENT_SUFFIX, SETTLED_SUFFIX}
+    return sorted(path for path in directory.iterdir() if path.suffix in suffixes)
+
+
+def segment_name(number: int) -> str:
+    """Name the file of a segment."""
+    return f"{number:010d}{SEGMENT_SUFFIX}"
+
+
+def seal(segment: Segment) -> None:
+    """Make a map refuse writes, and note where its lines end.
+
+    Safe to re-enter: the position that was read counts only if nobody sealed meanwhile.
+    """
+    if segment.is_sealed():
+        return
+    end = segment.map.tell()
+    if segment.is_sealed():
+        return
+    segment.map.seek(0, os.SEEK_END)
+    # A thread may have written between the two calls; lines hold no zero byte.
+    zero = segment.map.find(b"\0", end)
+    segment.end = len(segment.map) if zero < 0 else zero
+
+
+def read_chunk(segments: dict[int, Segment], position: Position, max_bytes: int) -> Chunk | None:
+    """Read whole lines from ``position`` on, never across the end of a segment.
+
+    A chunk that reaches the end of a sealed segment ends at the beginning of the next number. It
+    may be empty: the segment was sealed after its last line had been read.
+    """
+    number = min((n for n in list(segments) if n >= position.segment), default=None)
+    if number is None:
+        return None
+    segment = segments[number]
+    offset = position.offset if number == position.segment else 0
+    sealed = segment.end is not None
+    used = segment.used()
+    data = segment.map[offset : min(used, offset + max_bytes)]
+    if not sealed and b"\0" in data:
+        data = data[: data.index(b"\0")]  # it was sealed between the two looks
+    elif offset + len(data) < used and not data.endswith(b"\n"):
+        newline = segment.map.find(b"\n", offset + max(0, data.rfind(b"\n")), used)
+        data = segment.map[offset : used if newline < 0 else newline + 1]
+    if not data and not sealed:
+        return None
+    lines, corrupt = split_lines(data, offset)
+    ends_segment = sealed and offset + len(data) >= used
+    end = Position(number + 1, 0) if ends_segment else Position(number, offset + len(data))
+    return Chunk(position, end, number, lines, corrupt, ends_segment)
+
+
+def split_lines(data: bytes, offset: int = 0) -> tuple[list[Line], list[int]]:
+    """Parse consecutive lines; returns them, and the offsets of those whose checksum fails.
+
+    A torn line (its process died within the copy) holds zero bytes or has no line feed. It was
+    never accepted, and is passed over.
+    """
+    lines: list[Line] = []
+    corrupt: list[int] = []
+    for raw in data.split(b"\n")[:-1]:
+        line = parse_line(raw)
+        if line is not None:
+            lines.append(line)
+        elif b"\0" not in raw:
+            corrupt.append(offset)
+        offset += len(raw) + 1
+    return lines, corrupt
+
+
+def lines_of(segment: Segment) -> Iterator[Line]:
+    """Iterate over the valid lines of a sealed segment."""
+    return iter(split_lines(segment.map[: segment.used()])[0])
+
+
+def corrupt_lines_of(segment: Segment) -> Iterator[int]:
+    """Iterate over the offsets of the lines whose checksum fails."""
+    return iter(split_lines(segment.map[: segment.used()])[1])
+
+
+def tally(segment: Segment) -> dict[tuple[str, str], int]:
+    """Count the events of a whole segment by (tenant id, name)."""
+    return count_events(segment.map[: segment.used()])
+
+
+def count_row_lines(segment: Segment) -> int:
+    """Count the rows of a whole segment by the letter of each line, without parsing any."""
+    content = segment.map[: segment.used()]
+    return sum(line[9:10] in _ROW_LETTERS for line in content.split(b"\n") if line)
+
+
+_ROW_LETTERS: Final = frozenset(kind.encode() for kind in ROWS)
+
+
+def map_segments(directory: Path) -> list[Segment]:
+    """Map the segments of a dead journal, in order, each sealed behind its last byte."""
+    segments: list[Segment] = []
+    for path in segment_paths(directory):
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                continue
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        content = mapped[:].rstrip(b"\0")
+        segments.append(Segment(int(path.stem), mapped, path, end=len(content)))
+    return segments
+
+
+def read_header(directory: Path) -> dict[str, Any] | None:
+    """Read the header of the oldest segment; None when there is no readable one."""
+    for path in segment_paths(directory):
+        with path.open("rb") as file:
+            line = parse_line(file.readline().rstrip(b"\n"))
+        if line is not None and line.kind == Kind.HEADER:
+            header: dict[str, Any] = json.loads(line.json)
+            return header
+    return None
+
+
+def close_line(operation_id: str, *, handed: bool = False) -> bytes:
+    """Make the ``CLOSE`` line of an operation."""
+    body = (
+        {"operation_id": operation_id, "handed": True} if handed else {"operation_id": operation_id}
+    )
+    return format_line(Kind.CLOSE, 0, json.dumps(body))
+
+
+def open_line(start: bytes) -> bytes:
+    """Make the ``OPEN`` line of an operation from its ``START`` or ``OPEN`` line."""
+    return renumber(start, Kind.OPEN, 0)

@@ -1,0 +1,307 @@
+"""Operations: what ``emits(…)`` was given, and that compiled against a pipeline's taxonomy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from tenantry.context import Scope, safe_text
+from tenantry.exceptions import (
+    ConfigurationError,
+    InvalidEvent,
+    InvalidTenant,
+    TenantNotSet,
+    UnknownOperation,
+)
+from tenantry.journal import Slot
+from tenantry.pipeline import Pipeline
+from tenantry.record import closing_json
+from tenantry.sampling import Sampling
+from tenantry.taxonomy import (
+    COMPLETED,
+    FAILED,
+    RESERVED,
+    STARTED,
+    EventType,
+    OpenEventType,
+)
+
+ResultReader = Callable[[EventType, Any, Mapping[str, Any]], dict[str, Any]]
+"""Takes an event's data from a result, given what is known without it, which counts for more."""
+
+CANCELLED: Final = "cancelled"
+NO_RESULT: Final = object()
+
+_PLAIN_RESULTS: Final = (str, bytes, int, float, bool, type(None), list, set, frozenset)
+"""Results whose attributes are never data."""
+
+_RESULT_TYPES_KEPT: Final = 1000
+_PHASES_KEPT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSpec:
+    """The options of one ``emits(…)``."""
+
+    name: str
+    actor: str | Callable[..., str] | None = None
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    result: Callable[[Any], Mapping[str, Any]] | str | None = None
+    errors: Mapping[type[BaseException], str] = field(
+        default_factory=dict[type[BaseException], str]
+    )
+    failed_if: Callable[[Any], object] | None = None
+
+
+class Phases(NamedTuple):
+    """What the taxonomy says of an operation."""
+
+    started: EventType | None
+    completed: EventType | None
+    failed: EventType | None
+    is_open: bool
+    declared: dict[str, str]
+    """Every accepted spelling of a key of any phase, and the field that it means."""
+    sampling: Sampling | None
+    tails: tuple[str, str]
+    """The last members of the lines of the started and of the completed event."""
+    closing: str
+    """How to close it if its process dies, with the tab before; empty without a failed event."""
+
+
+def find_phases(name: str, pipeline: Pipeline) -> Phases:
+    """Look an operation up in a pipeline's taxonomy, once; raises ``UnknownOperation``."""
+    known = pipeline.phases.get(name)
+    if known is None:
+        known = _make_phases(name, pipeline)
+        if len(pipeline.phases) < _PHASES_KEPT:  # names may be made up, where the taxonomy is open
+            pipeline.phases[name] = known
+    return known
+
+
+def _make_phases(name: str, pipeline: Pipeline) -> Phases:
+    taxonomy = pipeline.taxonomy
+    started = taxonomy.phase(name, STARTED)
+    completed = taxonomy.phase(name, COMPLETED)
+    failed = taxonomy.phase(name, FAILED)
+    events = [event for event in (started, completed, failed) if event]
+    if not events:
+        names = ", ".join(f"{name}_{end}" for end in (*STARTED, *COMPLETED, *FAILED))
+        raise UnknownOperation(
+            f"the operation {name!r} has no event in the taxonomy: none of {names} is "
+            "declared. Declare them, or correct the name given to emits()"
+        )
+    declared: dict[str, str] = {}
+    for event in reversed(events):
+        declared.update(event.keys)
+    sampling = pipeline.sampling.get(name)
+    rate = 1.0 if sampling is None else sampling.rate
+    closing = ""
+    if failed is not None:
+        error_key = failed.error_code_field
+        closing = "\t" + closing_json(
+            failed.name,
+            failed.version,
+            list(failed.stored_keys.values()),
+            None if error_key is None else failed.stored_keys[error_key],
+        )
+    return Phases(
+        started,
+        completed,
+        failed,
+        any(isinstance(event, OpenEventType) for event in events),
+        declared,
+        sampling,
+        (tail(started, rate, pipeline), tail(completed, rate, pipeline)),
+        closing,
+    )
+
+
+class BoundOperation:
+    """An operation's spec, compiled against the taxonomy of one pipeline."""
+
+    __slots__ = (
+        "closing",
+        "completed",
+        "data",
+        "declared",
+        "failed",
+        "is_open",
+        "pipeline",
+        "result_readers",
+        "sampling",
+        "spec",
+        "started",
+        "tails",
+        "undeclared",
+    )
+
+    def __init__(self, spec: OperationSpec, pipeline: Pipeline) -> None:
+        """Look the phases up; raises ``UnknownOperation`` where there are none."""
+        self.spec = spec
+        self.pipeline = pipeline
+        (
+            self.started,
+            self.completed,
+            self.failed,
+            self.is_open,
+            self.declared,
+            self.sampling,
+            self.tails,
+            self.closing,
+        ) = find_phases(spec.name, pipeline)
+        self.undeclared = [key for key in spec.data if self.field_of(key) is None]
+        if isinstance(spec.result, str) and self.field_of(spec.result) is None:
+            self.undeclared.append(spec.result)
+        self.data = {
+            name: value
+            for key, value in spec.data.items()
+            if (name := self.field_of(key)) is not None
+        }
+        self.result_readers: dict[type, ResultReader] = {}
+
+    def reader_of(self, kind: type) -> ResultReader:
+        """Give how to take data from a result of this type; looked up once a type."""
+        try:
+            reader = self.result_readers.get(kind)
+        except Exception:  # noqa: BLE001  # the type's metaclass says how to hash and compare it
+            return self._make_reader(kind)
+        if reader is None:
+            reader = self._make_reader(kind)
+            if len(self.result_readers) < _RESULT_TYPES_KEPT:
+                self.result_readers[kind] = reader
+        return reader
+
+    def _make_reader(self, kind: type) -> ResultReader:
+        how = self.spec.result
+        if callable(how):
+            return self._read_by(how)
+        if how is not None:
+            return self._read_whole(self.field_of(how))
+        try:
+            if issubclass(kind, Mapping):
+                return read_mapping
+        except Exception:  # noqa: BLE001  # the type's metaclass: abc hashes and compares types
+            return read_attributes
+        return read_nothing if issubclass(kind, _PLAIN_RESULTS) else read_attributes
+
+    @staticmethod
+    def _read_whole(name: str | None) -> ResultReader:
+        def read(_event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
+            return {} if name is None else {name: result}
+
+        return read
+
+    def _read_by(self, make: Callable[[Any], Mapping[str, Any]]) -> ResultReader:
+        def read(_event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
+            given = make(result)
+            return {name: v for key, v in given.items() if (name := self.field_of(key))}
+
+        return read
+
+    def field_of(self, key: str) -> str | None:
+        """Give the field that a key means, in either spelling; None where it is not declared."""
+        return self.declared.get(key, key if self.is_open else None)
+
+    def check_undeclared(self, keys: list[str]) -> None:
+        """Count and warn of keys given by hand that are not declared; strict mode raises."""
+        pipeline = self.pipeline
+        message = (
+            f"the operation {self.spec.name!r} declares no key "
+            f"{', '.join(repr(key)[:80] for key in keys[:5])}; it declares "
+            f"{', '.join(sorted(set(self.declared.values()))) or 'none'}"
+        )
+        for _ in keys:
+            pipeline.count(Slot.UNDECLARED, event=False)
+        if pipeline.strict:
+            raise InvalidEvent(message, reason="undeclared_key")
+        pipeline.warn((self.spec.name, *keys[:5]), "%s; it is removed", message)
+
+
+def tail(event: EventType | None, rate: float, pipeline: Pipeline) -> str:
+    """Write the last members of a line: what is the same for each event of a kind.
+
+    A version or rate of 1 is left out: it is the column's default, and costs the database more to
+    read than a column does.
+    """
+    version = "" if event is None or event.version == 1 else f',"event_version":{event.version}'
+    sample_rate = "" if rate == 1 else f',"sample_rate":{rate!r}'
+    return f"{version}{sample_rate}{pipeline.tail}"
+
+
+def read_nothing(_event: EventType, _result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
+    """Take nothing from a result."""
+    return {}
+
+
+def read_mapping(event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the declared keys of a mapping, in either spelling."""
+    return {name: result[key] for key, name in event.keys.items() if key in result}
+
+
+def read_attributes(event: EventType, result: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the attributes that are named like fields, but no methods, and none that raises."""
+    found: dict[str, Any] = {}
+    for name in event.fields:
+        if name not in known:
+            try:
+                value = getattr(result, name, NO_RESULT)
+            except Exception:  # noqa: BLE001, S112  # the result's own property; the others are taken
+                continue
+            if value is not NO_RESULT and not callable(value):
+                found[name] = value
+    return found
+
+
+def pick(event: EventType, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keep the values that may be stored as given: of plain fields, or all of an open event."""
+    if event.model is None:
+        return values
+    return {name: values[name] for name in event.plain_fields if name in values}
+
+
+def scope_problem(scope: Scope | None) -> Exception:
+    """Say why events of a scope are refused; a fresh exception, which keeps no frames alive."""
+    if scope is None:
+        return TenantNotSet(
+            "no tenant is set: emit within `with tenant(…):`, or give emits() tenant=…; events "
+            "that belong to no customer go to tenantry.PLATFORM"
+        )
+    return InvalidTenant(str(scope.error or "the tenant id is bad"))
+
+
+def raise_for_scope(scope: Scope | None, name: str) -> None:
+    """Raise why events of a scope are refused, naming the event or operation."""
+    problem = scope_problem(scope)
+    raise type(problem)(f"{name}: {problem}")
+
+
+def reason_of(problem: Exception) -> str:
+    """Give the code for ``rejected_events.reason``."""
+    if isinstance(problem, TenantNotSet):
+        return "tenant_not_set"
+    if isinstance(problem, InvalidTenant):
+        return "invalid_tenant"
+    return getattr(problem, "reason", "invalid")
+
+
+def error_type(error: BaseException) -> str:
+    """Give an exception's qualified type name, OpenTelemetry's ``error.type``.
+
+    Builtins go by their bare name (semantic conventions 1.44, ``error.type``).
+    """
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return safe_text(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def refuse_reserved(data: Mapping[str, Any], what: str) -> None:
+    """Raise for a data key that is the name of an option."""
+    for key in data:
+        if key in RESERVED:
+            raise ConfigurationError(
+                f"{what}: {key!r} is the name of an option, here or in a later version; a data key "
+                f"of that name goes through fields={{{key!r}: …}}"
+            )

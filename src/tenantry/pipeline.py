@@ -1,0 +1,594 @@
+"""The pipeline: one configured instance of all this, and all global state, in one honest file.
+
+Global are: the configured pipeline, the pipeline that a ``with`` block made current, and the set of
+live pipelines, which the fork and exit hooks walk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar, Token
+from enum import Enum
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Literal, Self
+
+from uuid_utils import uuid7
+
+from tenantry import context, payload
+from tenantry.context import TENANT_TYPES, TenantRule, TenantType, safe_text
+from tenantry.exceptions import (
+    AlreadyConfigured,
+    ConfigurationError,
+    JournalUnavailable,
+    MissingExtra,
+)
+from tenantry.exporters import Exporter
+from tenantry.exporters.memory import MemoryExporter
+from tenantry.intake import Intake
+from tenantry.journal import (
+    Identity,
+    Journal,
+    Slot,
+    local_process,
+)
+from tenantry.record import (
+    Clock,
+    TimestampFormat,
+)
+from tenantry.report import FlushReport, Stats
+from tenantry.sampling import Sampling
+from tenantry.shipper import Shipper
+from tenantry.taxonomy import Event, Taxonomy, load_taxonomy
+
+logger = logging.getLogger("tenantry")
+
+
+class Pipeline(Intake):
+    """Taxonomy, journal, shipper and exporter, working together.
+
+    ``configure()`` makes the one that a process usually has. Make others for tests, or for several
+    applications in one process; ``with pipeline:`` makes one current for the block (by contextvar).
+    It begins to work when made, and ends with ``shutdown()``, at the latest at exit.
+
+    Options are those of ``configure()``; here nothing is read from the environment, and the journal
+    is kept in memory unless a directory is given. ``clock`` and ``new_id`` are for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn: str | None = None,
+        exporter: Exporter | None = None,
+        service: str | None = None,
+        environment: str | None = None,
+        taxonomy: str | ModuleType | Taxonomy | Iterable[type[Event]] | None = None,
+        open_taxonomy: str | Iterable[str] = (),
+        journal: str | os.PathLike[str] | None = None,
+        tenant_type: TenantType = "uuid",
+        schema: str = "tenantry",
+        strict: bool = False,
+        sampling: Mapping[str, Sampling] | None = None,
+        durability: Literal["process", "power"] = "process",
+        on_full: Literal["drop", "wait"] = "drop",
+        journal_max_bytes: int = 256 * 1024 * 1024,
+        max_payload_bytes: int = payload.MAX_BYTES,
+        ship_interval: float = 0.25,
+        shutdown_timeout: float = 5.0,
+        clock: Clock | None = None,
+        new_id: Any = None,
+    ) -> None:
+        """Check the options, open the journal and start the shipper."""
+        _check_choice("tenant_type", tenant_type, TENANT_TYPES)
+        _check_choice("durability", durability, ("process", "power"))
+        _check_choice("on_full", on_full, ("drop", "wait"))
+        _check_at_least("journal_max_bytes", journal_max_bytes, 4 * 1024 * 1024)
+        _check_at_least("max_payload_bytes", max_payload_bytes, 64)
+        _check_at_least("ship_interval", ship_interval, 0.001)
+        _check_at_least("shutdown_timeout", shutdown_timeout, 0)
+        _check_sampling(sampling)
+        self.tenant_type: TenantType = tenant_type
+        self.strict = strict
+        self.taxonomy = load_taxonomy(taxonomy, open_taxonomy)
+        self.sampling = dict(sampling or {})
+        self.max_payload_bytes = max_payload_bytes
+        self.durability: Literal["process", "power"] = durability
+        self.on_full = on_full
+        self.shutdown_timeout = shutdown_timeout
+        self.service = service
+        self.environment = environment
+        self._embedded: Any = None
+        self.exporter = exporter or self._make_exporter(dsn, schema)
+        clock = clock or Clock()
+        self.time_ns = clock.time_ns
+        self.perf_counter_ns = clock.perf_counter_ns
+        self.timestamp = TimestampFormat()
+        self.new_id = new_id or _new_id
+        self.tail = self._make_tail()
+        self._root = None if journal is None else Path(journal)
+        self._journal_max_bytes = journal_max_bytes
+        self._ship_interval = ship_interval
+        self._warned: dict[object, float] = {}
+        self.phases: dict[str, Any] = {}
+        """What `tenantry.operation` found in the taxonomy, by the name of the operation."""
+        self._lock = threading.RLock()
+        """Guards the next four. Re-entered by signal handlers; nothing is logged under it."""
+        self._shut_down = False
+        self._journal: Journal | None = None
+        self._late: Journal | None = None
+        self._shipper: Shipper | None = None
+        self._gap: tuple[Slot, int, str] | None = None
+        self._stop_sync = threading.Event()
+        if strict:
+            self._check_exporter()
+        self._begin()
+        if isinstance(self.exporter, MemoryExporter):
+            self.exporter.flush_with(self.flush)
+        _pipelines.add(self)
+        # Last registered is first called: before the embedded server's own hook stops it.
+        atexit.unregister(_at_exit)
+        atexit.register(_at_exit)
+
+    # Making.
+
+    def _make_exporter(self, dsn: str | None, schema: str) -> Exporter:
+        if not dsn:
+            raise ConfigurationError(
+                "there is nowhere to send events: pass dsn=… (or set TENANTRY_DSN) for PostgreSQL, "
+                "dsn='embedded' to try it out, or exporter=…"
+            )
+        # By name: only a pipeline that ships to PostgreSQL may load psycopg.
+        if dsn == "embedded":
+            embedded = importlib.import_module("tenantry.database.embedded")
+            migrate = importlib.import_module("tenantry.database.migrate")
+            self._embedded = embedded.start()
+            dsn = str(self._embedded.dsn)
+            migrate.migrate(dsn, schema=schema, tenant_type=self.tenant_type)
+        try:
+            postgres = importlib.import_module("tenantry.exporters.postgres")
+        except ImportError as error:
+            if "libpq" in str(error) or "psycopg" in str(error):
+                raise MissingExtra("the PostgreSQL exporter", "binary") from error
+            raise
+        made: Exporter = postgres.PostgresExporter(dsn, schema=schema, tenant_type=self.tenant_type)
+        return made
+
+    def _check_exporter(self) -> None:
+        check = getattr(self.exporter, "check", None)
+        if check is not None:
+            check(time.monotonic() + self.shutdown_timeout)
+
+    def _make_tail(self) -> str:
+        members: dict[str, str] = {}
+        if self.service is not None:
+            members["service"] = safe_text(self.service)
+        if self.environment is not None:
+            members["environment"] = safe_text(self.environment)
+        return "," + json.dumps(members, separators=(",", ":"))[1:-1] if members else ""
+
+    def _begin(self) -> Journal:
+        """Open the journal and start the shipper: when made, and again in a forked child."""
+        with self._lock:
+            if (begun := self._journal) is not None:
+                return begun
+            journal, problem = self._open_journal()
+            shipper = Shipper(
+                self.exporter,
+                journal,
+                root=journal.root,
+                destination=journal.identity.destination,
+                interval=self._ship_interval,
+                after_settling=self._report_gap,
+            )
+            if (begun := self._journal) is not None:  # a signal handler emitted meanwhile
+                journal.close(remove=True)
+                return begun
+            self._journal, self._shipper = journal, shipper
+        if problem is not None:
+            logger.error(
+                "%s. Events are kept in MEMORY until they are sent: those not sent when this "
+                "process dies are lost",
+                problem,
+            )
+        try:
+            shipper.start()
+            if self.durability == "power" and journal.root is not None:
+                threading.Thread(
+                    target=self._sync, args=(journal,), name="tenantry-sync", daemon=True
+                ).start()
+        except RuntimeError:  # the interpreter ends, or the system has no thread left
+            logger.exception("nothing can be shipped; events stay in %s", journal.directory)
+        return journal
+
+    def _open_journal(self) -> tuple[Journal, JournalUnavailable | None]:
+        """Open a journal; in memory, with the problem, where none can be kept in files."""
+        destination = getattr(self.exporter, "fingerprint", type(self.exporter).__qualname__)
+        identity = Identity(self.service, str(destination), self.tenant_type, local_process())
+        journal_id = _new_id()
+        try:
+            return Journal(
+                self._root, identity, journal_id=journal_id, max_bytes=self._journal_max_bytes
+            ), None
+        except JournalUnavailable as error:
+            if self.strict or self._root is None:
+                raise
+            return Journal(
+                None, identity, journal_id=journal_id, max_bytes=self._journal_max_bytes
+            ), error
+
+    def _sync(self, journal: Journal) -> None:
+        stop = self._stop_sync
+        while not stop.wait(0.05):
+            try:
+                journal.sync()
+            except OSError as error:
+                if not stop.is_set():  # else it was closed under us
+                    self.warn(
+                        "sync", "the journal %s is not synced to disk: %s", journal.directory, error
+                    )
+
+    # Current.
+
+    def __enter__(self) -> Self:
+        rule = TenantRule(self.tenant_type, self.strict)
+        tokens = (current.set(self), context.bind_rule(rule))
+        _entered.set((*_entered.get(), tokens))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not _entered.get():
+            return  # left in another context than it was entered in: nothing is current here
+        *outer, (token, rule_token) = _entered.get()
+        _entered.set(tuple(outer))
+        context.reset_rule(rule_token)
+        context.leave(current, token)
+
+    def _open_late(self) -> Journal | None:
+        """Open the journal of what comes after the shutdown; None where only memory is left."""
+        if self._late is None and self._root is not None:
+            try:
+                late, _ = self._open_journal()
+            except JournalUnavailable:
+                late = None
+            if late is None or late.root is None:
+                self._root = None  # no file can be had: it is not tried for each event
+            else:
+                self._late = late
+        return self._late
+
+    # Flushing and ending.
+
+    def flush(self, timeout: float = 5.0) -> FlushReport:
+        """Wait until everything accepted before the call is stored or rejected.
+
+        Blocks at most ``timeout`` seconds, whatever the database does. The report is true when it
+        is all settled; what is not stays in the journal.
+        """
+        journal, shipper = self._journal, self._shipper
+        if journal is None or shipper is None:
+            return self._report(settled=True)
+        late = 0 if self._late is None else self._late.totals().accepted
+        target = journal.totals().accepted + late
+        deadline = time.monotonic() + timeout
+        shipper.wake()
+        with shipper.settled:
+            while sum(shipper.settled_count()) < target:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._shut_down:
+                    break
+                shipper.settled.wait(min(left, 0.05))
+        return self._report(settled=sum(shipper.settled_count()) >= target)
+
+    async def aflush(self, timeout: float = 5.0) -> FlushReport:  # noqa: ASYNC109  # as flush()
+        """Do as ``flush`` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.flush, timeout)
+
+    def shutdown(self, timeout: float | None = None) -> FlushReport:
+        """Ship what is there, within ``timeout`` seconds (default: ``shutdown_timeout``), and end.
+
+        Idempotent. What cannot be sent in time stays in the journal for the next process. Events
+        emitted later go into a journal of their own, which the next process ships.
+        """
+        with self._lock:
+            if self._shut_down:
+                return self._report(settled=self._report_pending() == 0)
+            self._shut_down = True
+            journal, shipper = self._journal, self._shipper
+            self._stop_sync.set()
+            if journal is None or shipper is None:
+                return self._report(settled=True)
+            journal.seal()
+            # Whoever is still within an operation ends it later, or never: the next process sees.
+            late = self._open_late() if journal.has_open_operations() else None
+            if late is not None:
+                journal.hand_over(late)
+        limit = self.shutdown_timeout if timeout is None else timeout
+        ended = shipper.stop(time.monotonic() + limit)
+        report = self._report(settled=sum(shipper.settled_count()) >= journal.totals().accepted)
+        if ended:
+            journal.close(remove=shipper.has_settled_all())
+        if self._embedded is not None:
+            self._embedded.stop()
+        return report
+
+    async def ashutdown(self, timeout: float | None = None) -> FlushReport:  # noqa: ASYNC109
+        """Do as ``shutdown`` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.shutdown, timeout)
+
+    def stats(self) -> Stats:
+        """Read the counters of this process; cheap, and never blocks."""
+        journal, shipper = self._journal, self._shipper
+        if journal is None or shipper is None:
+            return Stats("memory" if self._root is None else "journal", self.durability, self._root)
+        stored, rejected = shipper.settled_count()
+        totals = journal.totals()
+        late = 0 if self._late is None else self._late.totals().accepted
+        return Stats(
+            mode="memory" if journal.root is None else "journal",
+            durability=self.durability,
+            directory=journal.root,
+            emitted=totals.emitted + late,
+            accepted=totals.accepted + late,
+            handed=totals.handed,
+            sampled_out=totals.sampled_out,
+            dropped=totals.dropped,
+            stored=stored,
+            rejected=rejected,
+            truncated=journal.books.current(Slot.TRUNCATED),
+            undeclared=journal.books.current(Slot.UNDECLARED),
+            adopted=shipper.adopted,
+            error=shipper.last_error,
+        )
+
+    def _report(self, *, settled: bool) -> FlushReport:
+        stats = self.stats()
+        return FlushReport(
+            settled, stats.stored, stats.rejected, stats.pending, stats.mode, stats.error
+        )
+
+    def _report_pending(self) -> int:
+        return self.stats().pending
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether ``shutdown`` was called."""
+        return self._shut_down
+
+    def after_fork_in_child(self) -> None:
+        """Leave everything to the parent; the next event begins a journal of this process's own."""
+        journals, shipper = (self._journal, self._late), self._shipper
+        self._lock = threading.RLock()
+        self._stop_sync = threading.Event()
+        self._journal = self._late = self._shipper = None
+        self._embedded = self._gap = None
+        self._shut_down = False
+        for journal in journals:
+            if journal is not None:
+                journal.abandon_after_fork()
+        if shipper is not None:
+            shipper.abandon_after_fork()
+
+
+def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(
+            f"{option}={value!r:.80} is unknown; it is one of {', '.join(choices)}"
+        )
+
+
+def _check_at_least(option: str, value: object, least: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
+        raise ConfigurationError(
+            f"{option}={value!r:.80} is not possible; give a number, {least} or more"
+        )
+
+
+def _check_sampling(sampling: object) -> None:
+    given: Any = {} if sampling is None else sampling
+    if not isinstance(given, Mapping) or not all(isinstance(s, Sampling) for s in given.values()):
+        raise ConfigurationError(
+            f"sampling={sampling!r:.80} is not possible; give a mapping of names to Sampling, as "
+            'in {"ingest": Sampling(0.5)}'
+        )
+
+
+def _new_id() -> str:
+    return str(uuid7())
+
+
+# Global state.
+
+configured: Pipeline | None = None
+_configured_with: dict[str, Any] = {}
+current: ContextVar[Pipeline | None] = ContextVar("tenantry_pipeline", default=None)
+_entered: ContextVar[tuple[tuple[Token[Pipeline | None], Token[TenantRule | None]], ...]] = (
+    ContextVar("tenantry_entered", default=())
+)
+"""What to undo at the end of each ``with`` block of this context: threads enter independently."""
+_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+_configuring = threading.Lock()
+_warned_unconfigured = False
+
+
+def current_pipeline() -> Pipeline | None:
+    """Give the pipeline that events emitted here go to: the block's, else the configured one."""
+    return current.get() or configured
+
+
+def warn_unconfigured() -> None:
+    """Say once that events are emitted before ``configure()`` and go nowhere."""
+    global _warned_unconfigured  # noqa: PLW0603  # once a process
+    if not _warned_unconfigured:
+        _warned_unconfigured = True
+        logger.warning(
+            "an event was emitted before tenantry.configure(): it and its like go nowhere. Call "
+            "configure() when the application starts"
+        )
+
+
+class _Unset(Enum):
+    """Marks an option that was not given, where None is a value."""
+
+    UNSET = "unset"
+
+
+def configure(
+    *,
+    dsn: str | None = None,
+    exporter: Exporter | None = None,
+    service: str | None = None,
+    environment: str | None = None,
+    taxonomy: str | ModuleType | Taxonomy | Iterable[type[Event]] | None = None,
+    open_taxonomy: str | Iterable[str] | None = None,
+    journal: str | os.PathLike[str] | Literal[_Unset.UNSET] | None = _Unset.UNSET,
+    tenant_type: TenantType | None = None,
+    schema: str | None = None,
+    strict: bool | None = None,
+    sampling: Mapping[str, Sampling] | None = None,
+    durability: Literal["process", "power"] | None = None,
+    on_full: Literal["drop", "wait"] | None = None,
+    journal_max_bytes: int | None = None,
+    max_payload_bytes: int | None = None,
+    ship_interval: float | None = None,
+    shutdown_timeout: float | None = None,
+) -> Pipeline:
+    """Set up the pipeline of this process, and give it back.
+
+    Options; each but ``exporter`` and ``sampling`` may come from the environment instead, as
+    ``TENANTRY_<NAME>``:
+
+    - ``exporter``: where events go; default: PostgreSQL at ``dsn``
+    - ``taxonomy``: the declared events: a module or its dotted name, ``Event`` classes, or a
+      ``Taxonomy``
+    - ``sampling``: ``{operation or event name: Sampling(rate, key)}``; default: everything is kept
+    - ``dsn``: a libpq connection string; ``"embedded"`` starts a PostgreSQL of its own (extra
+      ``embedded``), migrated, for trying things out
+    - ``service``, ``environment``: stored with each row
+    - ``open_taxonomy``: shell patterns of event names that need no declaration
+    - ``journal``: the directory of journals; ``None`` keeps events in memory until they are sent.
+      Default: the user's state directory; in memory for an exporter other than PostgreSQL's
+    - ``tenant_type``: ``uuid`` (default), ``bigint`` or ``text``, as migrated; ``schema``: default
+      ``tenantry``
+    - ``strict``: raise on mistakes, and now when the database is not ready; default False
+    - ``durability``: ``process`` (default) or ``power``: also sync to disk every 50 ms
+    - ``on_full``: ``drop`` (default), or ``wait`` up to a second when the journal is full
+    - ``journal_max_bytes``: 256 MiB; ``max_payload_bytes``: 2,048
+    - ``ship_interval``: seconds between looks for new events, 0.25; ``shutdown_timeout``: seconds,
+      5.0
+
+    Again with the same settings it gives the same pipeline. Raises ``AlreadyConfigured`` with other
+    settings, ``ConfigurationError`` for bad ones, ``TaxonomyError``, and ``MissingExtra``. Does not
+    connect: a database that is away is no reason not to start (in strict mode it is, and an
+    ``embedded`` one is started).
+    """
+    global configured, _configured_with
+    # pydantic-settings is loaded by those who configure, not by every import of tenantry.
+    settings = importlib.import_module("tenantry.settings")
+    given: dict[str, Any] = {
+        "dsn": dsn,
+        "service": service,
+        "environment": environment,
+        "open_taxonomy": open_taxonomy,
+        "tenant_type": tenant_type,
+        "schema": schema,
+        "strict": strict,
+        "durability": durability,
+        "on_full": on_full,
+        "journal_max_bytes": journal_max_bytes,
+        "max_payload_bytes": max_payload_bytes,
+        "ship_interval": ship_interval,
+        "shutdown_timeout": shutdown_timeout,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if journal is not _Unset.UNSET:
+        given["journal"] = journal
+    if isinstance(taxonomy, str):
+        given["taxonomy"], taxonomy = taxonomy, None
+    merged: dict[str, Any] = settings.read_settings(given)
+    journal_given = merged.pop("journal_given")
+    if exporter is not None and not journal_given:
+        merged["journal"] = None
+    merged["taxonomy"] = merged["taxonomy"] if taxonomy is None else taxonomy
+    _check_sampling(sampling)
+    merged |= {"exporter": exporter, "sampling": dict(sampling or {})}
+    with _configuring:
+        if configured is not None and not configured.is_shut_down:
+            different = [key for key in merged if merged[key] != _configured_with[key]]
+            if not different:
+                return configured
+            raise AlreadyConfigured(
+                f"configure() was called before with other settings of: {', '.join(different)}. "
+                "Configure once, where the application starts; for another pipeline beside it, use "
+                "Pipeline(…)"
+            )
+        pipeline = Pipeline(**merged)
+        context.set_default_rule(TenantRule(pipeline.tenant_type, pipeline.strict))
+        configured, _configured_with = pipeline, merged
+        return pipeline
+
+
+def _configured_or_raise() -> Pipeline:
+    pipeline = current_pipeline()
+    if pipeline is None:
+        raise ConfigurationError("nothing is configured yet; call tenantry.configure() first")
+    return pipeline
+
+
+def flush(timeout: float = 5.0) -> FlushReport:
+    """Flush the current pipeline; see ``Pipeline.flush``."""
+    return _configured_or_raise().flush(timeout)
+
+
+async def aflush(timeout: float = 5.0) -> FlushReport:  # noqa: ASYNC109  # as flush()
+    """Flush the current pipeline without blocking the event loop."""
+    return await _configured_or_raise().aflush(timeout)
+
+
+def shutdown(timeout: float | None = None) -> FlushReport:
+    """Shut the current pipeline down; see ``Pipeline.shutdown``."""
+    return _configured_or_raise().shutdown(timeout)
+
+
+async def ashutdown(timeout: float | None = None) -> FlushReport:  # noqa: ASYNC109  # as shutdown()
+    """Shut the current pipeline down without blocking the event loop."""
+    return await _configured_or_raise().ashutdown(timeout)
+
+
+def stats() -> Stats:
+    """Read the counters of the current pipeline; see ``Stats``."""
+    return _configured_or_raise().stats()
+
+
+fork_generation: int = 0
+"""How many forks lie between the first process and this one: who started an operation ends it."""
+
+
+def _after_fork_in_child() -> None:
+    global fork_generation, _configuring  # noqa: PLW0603  # a fork is a process-wide fact
+    fork_generation += 1
+    _configuring = threading.Lock()
+    for pipeline in list(_pipelines):
+        pipeline.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for pipeline in list(_pipelines):
+        if not pipeline.is_shut_down:
+            pipeline.shutdown()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

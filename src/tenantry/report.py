@@ -1,0 +1,59 @@
+"""What a pipeline says of itself: the books, and what a flush reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FlushReport:
+    """What a flush or a shutdown reached; true when everything accepted before it is settled."""
+
+    settled: bool
+    stored: int
+    """Records of this process that are stored, since the pipeline began."""
+    rejected: int
+    pending: int
+    """Accepted and not settled yet. In ``journal`` mode they are kept for the next process."""
+    mode: Literal["journal", "memory"]
+    error: str | None = None
+    """Why records are pending, where the destination said so."""
+
+    def __bool__(self) -> bool:
+        return self.settled
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The books of this process's journal at one moment, and what holds them.
+
+    emitted = accepted + handed + sampled_out + dropped, and accepted = stored + rejected + pending,
+    but for calls that are under way.
+    """
+
+    mode: Literal["journal", "memory"]
+    durability: Literal["process", "power"]
+    directory: Path | None
+    emitted: int = 0
+    accepted: int = 0
+    handed: int = 0
+    sampled_out: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict[str, int])
+    stored: int = 0
+    rejected: int = 0
+    truncated: int = 0
+    """Payloads whose strings were cut to the limit."""
+    undeclared: int = 0
+    """Keys given by hand that the taxonomy lacks, and that were removed."""
+    adopted: int = 0
+    """Journals of dead processes that this one took over."""
+    error: str | None = None
+    """What stops shipping now, or None."""
+
+    @property
+    def pending(self) -> int:
+        """Accepted, and neither stored nor rejected yet."""
+        return self.accepted - self.stored - self.rejected

@@ -1,0 +1,389 @@
+"""One run of an operation, from its start to its one terminal event. Knows nothing of wrapt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextvars import Token
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from tenantry import pipeline as pipelines
+from tenantry.context import Operation, Scope, current, leave, make_scope, running, safe_text
+from tenantry.exceptions import InvalidEvent, InvalidTenant, TenantNotSet
+from tenantry.journal import Slot
+from tenantry.operation import (
+    CANCELLED,
+    NO_RESULT,
+    BoundOperation,
+    error_type,
+    pick,
+    raise_for_scope,
+    reason_of,
+    scope_problem,
+    tail,
+)
+from tenantry.pipeline import Pipeline
+from tenantry.record import Kind, event_json
+from tenantry.sampling import Sampling
+from tenantry.taxonomy import EventType, OpenEventType
+from tenantry.tracing import span_fragment
+
+
+class Run(Operation):
+    """One run of an operation. Its events are written by ``begin`` and by one ``end``."""
+
+    # Defaults stand here, not in __init__: each assignment there costs every call.
+    _scope: Scope | None = None
+    _scope_token: Token[Scope | None] | None = None
+    _token: Token[Operation | None] | None = None
+    _ended = False
+    _opened = False
+    _kept = True
+    _fragment = ""
+    _extra = ""
+    _started_at = 0
+
+    def __init__(self, bound: BoundOperation, values: dict[str, Any], conn: object) -> None:
+        """Prepare; nothing is emitted before ``begin``."""
+        self.id = bound.pipeline.new_id()
+        self.conn = conn
+        self._bound = bound
+        self._values = values
+        self._generation: int = pipelines.fork_generation
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Where its events go."""
+        return self._bound.pipeline
+
+    # The start.
+
+    def begin(self, tenant: object, actor: str | None) -> None:
+        """Emit the started event and become the current operation.
+
+        Raises in strict mode only: ``TenantNotSet``, ``InvalidTenant``, ``InvalidEvent``.
+        """
+        bound = self._bound
+        pipeline = bound.pipeline
+        scope = current.get()
+        try:
+            if tenant is not None:
+                scope = make_scope(tenant, actor, None)
+                self._scope_token = current.set(scope)
+            elif actor is not None and scope is not None:
+                scope = scope.with_actor(actor)
+                self._scope_token = current.set(scope)
+            self._scope = scope
+            self._fragment = "" if scope is None else scope.fragment(pipeline.tenant_type)
+            parent = running.get()
+            operation = f'"operation_id":"{self.id}",'
+            if parent is not None:
+                operation += f'"parent_operation_id":"{parent.id}",'
+            self._extra = operation + span_fragment()
+            if not self._fragment or bound.undeclared or bound.sampling is not None:
+                self._check_start()
+            if self._fragment:
+                self._emit_start()
+        except BaseException:
+            self._leave_scope()
+            raise
+        self._token = running.set(self)
+        self._started_at = pipeline.perf_counter_ns()
+
+    def _check_start(self) -> None:
+        """Do what few operations need: refuse a bad scope, warn of bad keys, decide on sampling."""
+        bound = self._bound
+        if not self._fragment and bound.pipeline.strict:
+            raise_for_scope(self._scope, bound.spec.name)
+        if bound.undeclared:
+            bound.check_undeclared(bound.undeclared)
+        if bound.sampling is not None:
+            self._kept = self._decide(bound.sampling)
+        if bound.started is not None:
+            if not self._fragment:
+                problem = scope_problem(self._scope)
+                self._reject(bound.started, "started", self._values, problem)
+            elif not self._kept:
+                bound.pipeline.count(Slot.SAMPLED_OUT)
+
+    def _decide(self, sampling: Sampling) -> bool:
+        name = None if sampling.key is None else self._bound.field_of(sampling.key)
+        return sampling.decide(None if name is None else self._values.get(name), self.id)
+
+    def _emit_start(self) -> None:
+        """Write the started event, or a mark that the operation is open where there is none."""
+        bound = self._bound
+        pipeline = bound.pipeline
+        event = bound.started
+        if event is None:
+            if bound.failed is None:
+                return
+            name, data, as_row = bound.spec.name, self._start_data(), False
+        else:
+            name, as_row = event.name, self._kept
+            try:
+                data, cut = event.freeze(self._values, pipeline.max_payload_bytes)
+                if cut:
+                    pipeline.count(Slot.TRUNCATED, event=False)
+            except InvalidEvent as error:
+                if pipeline.strict:
+                    raise
+                if as_row:
+                    self._reject(event, "started", self._values, error)
+                data, as_row = self._start_data(), False
+        kind = Kind.EVENT
+        if bound.failed is not None:
+            self._opened = True
+            kind = Kind.START if as_row else Kind.OPEN
+        elif not as_row:
+            return
+        pipeline.accept(
+            kind,
+            self.id,
+            self.id,
+            name,
+            self._fragment,
+            f'"phase":"started",{self._extra}',
+            data,
+            bound.tails[0],
+            bound.closing,
+        )
+
+    def _start_data(self) -> bytes:
+        """Keep for an abandoned end what is known now; nothing where it does not hold."""
+        failed = self._bound.failed
+        if failed is None:
+            return b"{}"
+        open_type = OpenEventType(failed.name)
+        known = {
+            failed.stored_keys.get(name, name): value
+            for name, value in pick(failed, self._values).items()
+        }
+        try:
+            return open_type.freeze(known, self._bound.pipeline.max_payload_bytes)[0]
+        except InvalidEvent:
+            return b"{}"
+
+    # The end.
+
+    def end(self, error: BaseException | None, result: object = NO_RESULT) -> bytes | None:
+        """Stop being current, and emit the terminal event; once.
+
+        Gives the JSON of a completed event that is to go into the caller's own transaction, which
+        ``hand`` or ``ahand`` then does. Raises nothing: telemetry's own mistakes are logged.
+        """
+        bound = self._bound
+        duration = (bound.pipeline.perf_counter_ns() - self._started_at) / 1e6
+        if self._token is not None:
+            self._leave_scope()
+        if self._ended or self._generation != pipelines.fork_generation:
+            return None  # a forked child leaves the end to the process that started
+        self._ended = True
+        try:
+            return self._emit_end(error, result, duration)
+        except Exception:  # noqa: BLE001  # logged there; telemetry never raises into the caller
+            bound.pipeline.note_internal_error()
+            return None
+
+    def suspend(self) -> None:
+        """Stop being current, without an end yet."""
+        self._leave_scope()
+
+    def resume(self) -> None:
+        """Be current again, here."""
+        if self._scope is not current.get():
+            self._scope_token = current.set(self._scope)
+        self._token = running.set(self)
+
+    def _leave_scope(self) -> None:
+        if self._token is not None:
+            leave(running, self._token)
+            self._token = None
+        if self._scope_token is not None:
+            leave(current, self._scope_token)
+            self._scope_token = None
+
+    def _emit_end(  # noqa: C901  # on the caller's path, where each further call costs
+        self, error: BaseException | None, result: object, duration: float
+    ) -> bytes | None:
+        bound = self._bound
+        pipeline = bound.pipeline
+        code = None
+        if error is not None or self._code is not None or bound.spec.failed_if is not None:
+            try:
+                code = self._error_code(error, result)
+            except Exception as problem:  # noqa: BLE001  # code of the application, failed_if= included
+                code = None if error is None else error_type(error)
+                self._warn_raised("the error code cannot be asked for", problem)
+        event = bound.completed if code is None else bound.failed
+        if event is None:
+            self._close()
+            return None
+        if code is None and not self._kept:
+            pipeline.count(Slot.SAMPLED_OUT)
+            self._close()
+            return None
+        phase = "completed" if code is None else "failed"
+        values = self._terminal_values(event, result, code)
+        try:
+            if not self._fragment:
+                raise scope_problem(self._scope)
+            data, cut = event.freeze(values, pipeline.max_payload_bytes)
+            if cut:
+                pipeline.count(Slot.TRUNCATED, event=False)
+        except (InvalidEvent, InvalidTenant, TenantNotSet) as problem:
+            self._reject(event, phase, values, problem)
+            if pipeline.strict and error is not None:
+                error.add_note(f"tenantry: the event {event.name} was refused: {problem}")
+            return None
+        extra = f'"phase":"{phase}",{self._extra}"duration_ms":{duration!r},'
+        last = bound.tails[1]
+        if code is not None:
+            extra += f'"error_code":{encode_basestring_ascii(code)},'
+            last = tail(event, 1.0, pipeline)
+        event_id = pipeline.new_id()
+        if code is None and self.conn is not None:
+            created_at = pipeline.timestamp(pipeline.time_ns())
+            return event_json(event_id, event.name, self._fragment, created_at, extra, data, last)
+        kind = Kind.END if self._opened else Kind.EVENT
+        pipeline.accept(kind, self.id, event_id, event.name, self._fragment, extra, data, last)
+        return None
+
+    def _terminal_values(
+        self, event: EventType, result: object, code: str | None
+    ) -> dict[str, Any]:
+        """Merge the data: from ``set``, then keywords and arguments, then the result."""
+        bound = self._bound
+        values = self._values
+        if result is not NO_RESULT:
+            try:
+                found = bound.reader_of(type(result))(event, result, values)
+                if found:
+                    values = {**found, **values}
+            except Exception as problem:  # noqa: BLE001  # code of the application, result= included
+                self._warn_raised("no data is taken from the result", problem)
+        if self._data:
+            given = {name: v for k, v in self._data.items() if (name := bound.field_of(k))}
+            unknown = self._unknown()
+            if unknown:
+                self._warn_unknown(unknown)
+            values = {**values, **given}
+        if code is not None and event.error_code_field is not None:
+            values = {**values, event.error_code_field: code}
+        return values
+
+    def _unknown(self) -> list[str]:
+        """List the keys given to ``set`` that are not declared."""
+        codes = ("error_code", "errorCode")
+        field_of = self._bound.field_of
+        return [key for key in self._data or () if field_of(key) is None and key not in codes]
+
+    def _warn_raised(self, what: str, problem: Exception) -> None:
+        self._bound.pipeline.warn(
+            (what, self._bound.spec.name),
+            "emits(%r): %s: %s was raised",
+            self._bound.spec.name,
+            what,
+            error_type(problem),
+        )
+
+    def _warn_unknown(self, keys: list[str]) -> None:
+        try:
+            self._bound.check_undeclared(keys)
+        except InvalidEvent as problem:  # strict, and yet a terminal event never raises
+            self._bound.pipeline.warn(("set", *keys[:5]), "%s", problem)
+
+    def _error_code(self, error: BaseException | None, result: object) -> str | None:
+        """Give the code of a failure, or None for a success; the order is the documented one."""
+        given = self._code
+        if given is None and error is not None and self._data:
+            given = self._data.get("error_code", self._data.get("errorCode"))
+        if given is not None:
+            return safe_text(given)
+        if error is None:
+            return self._result_code(result)
+        for kind, code in self._bound.spec.errors.items():
+            if isinstance(error, kind):
+                return safe_text(code)
+        if isinstance(error, asyncio.CancelledError):
+            return CANCELLED
+        for attribute in ("error_code", "sqlstate"):
+            own = getattr(error, attribute, None)
+            if isinstance(own, str) and own:
+                return safe_text(own)
+        return error_type(error)
+
+    def _result_code(self, result: object) -> str | None:
+        test = self._bound.spec.failed_if
+        if test is None or result is NO_RESULT:
+            return None
+        verdict = test(result)
+        if not verdict:
+            return None
+        return safe_text(verdict) if isinstance(verdict, str) else "failed"
+
+    def _close(self, *, handed: bool = False) -> None:
+        if self._opened:
+            try:
+                self._bound.pipeline.close_operation(self.id, handed=handed)
+            except Exception:  # noqa: BLE001  # logged there; the body has run already
+                self._bound.pipeline.note_internal_error()
+
+    def abandon(self) -> None:
+        """End without a terminal event: the outcome cannot be known."""
+        self._leave_scope()
+        if not self._ended:
+            self._ended = True
+            self._close()
+
+    def _reject(
+        self,
+        event: EventType,
+        phase: str,
+        values: Mapping[str, Any],
+        problem: Exception,
+    ) -> None:
+        declared = pick(event, values)
+        bound = self._bound
+        others = {key: value for key, value in values.items() if key not in declared}
+        others |= {key: bound.spec.data.get(key) for key in bound.undeclared}
+        others |= {key: (self._data or {})[key] for key in self._unknown()}
+        ids: dict[str, str] = json.loads(f"{{{self._extra[:-1]}}}")
+        bound.pipeline.reject(
+            name=event.name,
+            reason=reason_of(problem),
+            detail=getattr(problem, "detail", "") or str(problem),
+            scope=self._scope,
+            phase=phase,
+            data={event.stored_keys.get(key, key): value for key, value in declared.items()},
+            other_keys={key: type(value).__name__ for key, value in others.items()},
+            operation_id=self.id,
+            parent_operation_id=ids.get("parent_operation_id"),
+            closes=self._opened and phase != "started",
+        )
+
+    # The caller's own transaction.
+
+    def hand(self, line: bytes) -> None:
+        """Write the completed event into the caller's transaction; database errors propagate."""
+        try:
+            self._bound.pipeline.insert(self.conn, line)
+        except BaseException as error:
+            self._end_unhanded(error)
+            raise
+        self._close(handed=True)
+
+    async def ahand(self, line: bytes) -> None:
+        """Do as ``hand`` does, on an asynchronous connection."""
+        try:
+            await self._bound.pipeline.ainsert(self.conn, line)
+        except BaseException as error:
+            self._end_unhanded(error)
+            raise
+        self._close(handed=True)
+
+    def _end_unhanded(self, error: BaseException) -> None:
+        self._ended = False
+        self.end(error)

@@ -1,0 +1,453 @@
+"""The shipper: the thread that moves records from journals to the exporter.
+
+Owns batches, retries and deadlines. It serves this process's journal and those of dead processes
+that it adopts, and knows nothing of what a record means.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
+from uuid import UUID, uuid5
+
+from tenantry.exporters import Batch, Exporter, Outcome, Position, Retry, Totals
+from tenantry.journal import (
+    Chunk,
+    DeadJournal,
+    Journal,
+    Slot,
+    adopt,
+    cursor,
+    journal_directories,
+    remove_unfinished,
+    tally,
+)
+from tenantry.record import EVENTS, Kind, Line, abandoned_event
+from tenantry.tracing import hidden_from_instrumentation
+
+logger = logging.getLogger("tenantry")
+
+BATCH_BYTES: Final = 1792 * 1024
+"""About 4,000 events at the most: fewer commits, and a fifth less of the server's time a row."""
+
+EXPORT_TIMEOUT: Final = 10.0
+"""Seconds that one batch may take before it counts as failed."""
+
+FIRST_BACKOFF: Final = 0.1
+LONGEST_BACKOFF: Final = 15.0
+HOLD: Final = 5.0
+"""Seconds between tries while somebody has to act."""
+
+ADOPTION_INTERVAL: Final = 2.0
+"""Seconds between looks for journals of dead processes."""
+
+RETAINED: Final = 300.0
+"""Seconds for which settled segments are kept, to replay them after a failover to the past."""
+
+REPEAT_WARNING: Final = 60.0
+"""Seconds before a trouble that goes on is logged again."""
+
+
+class Lane:
+    """A journal being shipped, and how far it is."""
+
+    def __init__(self, journal: Journal | DeadJournal) -> None:
+        """Begin at the journal's own cursor; the destination's may correct it."""
+        self.journal = journal
+        self.settled = cursor(journal.books)
+        """Where the destination's cursor is believed to be."""
+        self.position = self.settled
+        """How far it is read: ahead of ``settled`` by lines that are no rows."""
+        self.totals_sent = Totals()
+        """What the destination was last told."""
+        self.uncounted = 0
+        """Rows that were settled and forgotten here, and that the destination has no count of."""
+
+    def go_to(self, position: Position) -> None:
+        """Go on from ``position``, which is settled."""
+        self.settled = self.position = position
+
+
+class Shipper:
+    """Ships journals to one exporter from one thread, in order, for as long as it takes.
+
+    ``root`` is the directory in which journals of dead processes are looked for, None for none.
+    ``settled`` is notified after each settled batch; ``wake`` ends a pause early.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        journal: Journal | None,
+        *,
+        root: Path | None,
+        destination: str | None,
+        interval: float = 0.25,
+        retained: float = RETAINED,
+        after_settling: Callable[[], object] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; ``start`` makes the thread."""
+        self._after_settling = after_settling
+        self.exporter = exporter
+        self.journal = journal
+        self.root = root
+        self.destination = destination
+        self.interval = interval
+        self.retained = retained
+        self.trouble: Retry | None = None
+        """What stopped the last round; None while it goes well, and when the pause is over."""
+        self.last_error: str | None = None
+        self.adopted = 0
+        self.settled = threading.Condition()
+        self._monotonic = monotonic
+        self._own = None if journal is None else Lane(journal)
+        self._dead: list[Lane] = []
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        """Its ``put`` may be re-entered, by a signal handler that flushes; an ``Event`` would
+        deadlock."""
+        self._left_alone: set[str] = set()
+        self._stopping = False
+        self._stop_at = float("inf")
+        self._next_adoption = 0.0
+        self._failures = 0
+        self._warned: tuple[str, float] = ("", 0.0)
+        self._thread = threading.Thread(target=self._run, name="tenantry-shipper", daemon=True)
+
+    # Seen from other threads.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """End the current pause; a back-off as well."""
+        self._wake.put(None)
+
+    def stop(self, deadline: float) -> bool:
+        """Ship what there is until ``deadline``, then end; True when the thread has ended."""
+        self._stop_at = deadline
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, deadline - self._monotonic()))
+        return not self._thread.is_alive()
+
+    def settled_count(self) -> tuple[int, int]:
+        """Give how many records of this process's journal are stored, and how many rejected."""
+        if self.journal is None:
+            return 0, 0
+        return self.journal.books[Slot.STORED], self.journal.books[Slot.REJECTED]
+
+    def has_settled_all(self) -> bool:
+        """Say whether nothing of this process's sealed journal is left to ship.
+
+        Exact where counts are not: a line may be written and not counted yet.
+        """
+        return self._own is None or self._own.journal.read(self._own.position, 1) is None
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: close what was inherited, without a word to the server."""
+        for lane in self._dead:
+            lane.journal.abandon_after_fork()
+        abandon = getattr(self.exporter, "abandon", None)
+        if abandon is not None:
+            abandon()
+
+    # The thread.
+
+    def _run(self) -> None:
+        with hidden_from_instrumentation():
+            while True:
+                last = self._stopping
+                try:
+                    busy = self._round()
+                except Exception as error:  # noqa: BLE001  # the thread outlives whatever it meets
+                    log(logging.ERROR, "shipping failed; it is tried again", exc_info=True)
+                    self._note_trouble(Retry("backoff", describe(error)))
+                    busy = False
+                if last and self._may_end(busy=busy):
+                    break
+                if not busy:
+                    self._pause()
+            self._close()
+
+    def _round(self) -> bool:
+        """Ship one batch of each journal; says whether there may be more at once."""
+        if self._own is not None and isinstance(self._own.journal, Journal):
+            self._own.journal.prepare()
+            self._own.journal.forget_settled(0.0 if self.root is None else self.retained)
+        if self._monotonic() >= self._next_adoption and not self._stopping:
+            self._next_adoption = self._monotonic() + ADOPTION_INTERVAL
+            self.adopt_dead()
+        busy = self._own is not None and self._ship(self._own)
+        for lane in list(self._dead):
+            if self.trouble is not None:
+                return False
+            if self._ship(lane):
+                busy = True
+            elif self.trouble is None:
+                self._finish_dead(lane)
+        return busy and self.trouble is None
+
+    def adopt_dead(self) -> None:
+        """Take over the journals of dead processes, and end the operations that they left open."""
+        if self.root is None:
+            return
+        remove_unfinished(self.root)
+        known = {lane.journal.id for lane in self._dead}
+        for directory in journal_directories(self.root):
+            if directory.name in known or (self.journal and directory.name == self.journal.id):
+                continue
+            try:
+                self._adopt(directory)
+            except Exception as error:  # noqa: BLE001  # files from elsewhere hold anything
+                if directory.name not in self._left_alone:
+                    self._left_alone.add(directory.name)
+                    log(
+                        logging.WARNING,
+                        "the journal %s is left alone: %s",
+                        directory,
+                        describe(error, kind=False),
+                    )
+
+    def _adopt(self, directory: Path) -> None:
+        own_type = None if self.journal is None else self.journal.identity.tenant_type
+        journal = adopt(directory, destination=self.destination, tenant_type=own_type)
+        if journal is None:
+            return
+        try:
+            abandoned = journal.close_operations(make_end)
+        except BaseException:
+            journal.close(remove=False)  # to be tried again: the disk may be full
+            raise
+        self.adopted += 1
+        log(
+            logging.INFO,
+            "adopted the journal of %s: %d operations abandoned",
+            journal.identity.process,
+            abandoned,
+        )
+        self._dead.append(Lane(journal))
+
+    def _finish_dead(self, lane: Lane) -> None:
+        self._dead.remove(lane)
+        lane.journal.close(remove=True)
+
+    def _ship(self, lane: Lane) -> bool:
+        """Ship one batch; True when one was settled or the position moved."""
+        chunk = lane.journal.read(lane.position, BATCH_BYTES)
+        if chunk is None:
+            return False
+        batch = make_batch(lane.journal, chunk, lane.settled)
+        has_rows = batch.events or batch.rejects or batch.tallies
+        if not has_rows and not self._ends_with_news(lane, chunk, batch.totals):
+            lane.position = chunk.end
+            return True
+        outcome = self._export(batch)
+        if outcome.retry is not None:
+            self._note_trouble(outcome.retry)
+            return False
+        self._note_success()
+        if outcome.resume is not None:
+            self._resume(lane, outcome.resume, outcome)
+            return True
+        lane.journal.settle(chunk.end, stored=outcome.stored, rejected=outcome.rejected)
+        lane.go_to(chunk.end)
+        lane.totals_sent = batch.totals
+        with self.settled:
+            self.settled.notify_all()
+        self._after_settling()
+        return True
+
+    @staticmethod
+    def _ends_with_news(lane: Lane, chunk: Chunk, totals: Totals) -> bool:
+        """Say whether it is the last of the journal, and the counters moved without any row."""
+        journal = lane.journal
+        is_last = (
+            journal.is_sealed and chunk.ends_segment and chunk.segment == max(journal.segments)
+        )
+        return is_last and totals != lane.totals_sent
+
+    def _export(self, batch: Batch) -> Outcome:
+        deadline = self._monotonic() + EXPORT_TIMEOUT
+        try:
+            outcome = self.exporter.export(batch, min(deadline, self._stop_at))
+        except Exception as error:  # noqa: BLE001  # an exporter is anybody's code
+            log(
+                logging.ERROR,
+                "the exporter %r raised; the batch is kept",
+                self.exporter,
+                exc_info=True,
+            )
+            return Outcome(retry=Retry("backoff", describe(error)))
+        rows, answered = len(batch.events) + len(batch.rejects), outcome.stored + outcome.rejected
+        if outcome.retry is None and outcome.resume is None and answered != rows:
+            reason = f"the exporter {self.exporter!r:.80} answered for {answered} of {rows} rows"
+            return Outcome(retry=Retry("hold", reason))
+        return outcome
+
+    def _resume(self, lane: Lane, actual: Position, outcome: Outcome) -> None:
+        """Go to where the destination's cursor is, and take over its counts."""
+        log(
+            logging.WARNING,
+            "the destination stands at %s of the journal %s, not at %s; going on from there",
+            tuple(actual),
+            lane.journal.id,
+            tuple(lane.settled),
+        )
+        books = lane.journal.books
+        if actual.segment <= books[Slot.FORGOTTEN_SEGMENT]:
+            # What was stored once and is kept no more cannot be sent again: it is settled.
+            known = outcome.stored + outcome.rejected
+            lane.uncounted = max(0, books[Slot.FORGOTTEN_ROWS] - known)
+        books[Slot.STORED] = outcome.stored + lane.uncounted
+        books[Slot.REJECTED] = outcome.rejected
+        lane.journal.settle(actual, stored=0, rejected=0)
+        lane.go_to(actual)
+
+    # Pauses and trouble.
+
+    def _note_success(self) -> None:
+        if self.last_error is not None:
+            log(logging.INFO, "shipping goes on after: %s", self.last_error)
+        self.trouble = self.last_error = None
+        self._failures = 0
+
+    def _note_trouble(self, trouble: Retry) -> None:
+        if self.last_error is not None and self._monotonic() >= self._stop_at:
+            # Only the time ran out: what went wrong before says more.
+            trouble = replace(trouble, reason=self.last_error)
+        self.trouble = trouble
+        self.last_error = trouble.reason
+        self._failures += 1
+        reason, since = self._warned
+        now = self._monotonic()
+        if reason == trouble.reason and now - since < REPEAT_WARNING:
+            return
+        self._warned = (trouble.reason, now)
+        log(
+            logging.ERROR,
+            "events cannot be stored and are kept in %s: %s. %s",
+            "memory" if self.root is None else "the journal",
+            trouble.reason.rstrip("."),
+            trouble.remedy or "They are sent when it is over",
+        )
+
+    def _pause(self) -> None:
+        if self.trouble is None:
+            seconds = self.interval
+        elif self.trouble.kind == "hold":
+            seconds = HOLD
+        else:
+            # Full jitter: between nothing and the doubled step, so that many workers spread out.
+            step = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._failures, 10))
+            seconds = random.uniform(0.01, step)  # noqa: S311  # jitter, not a secret
+        with suppress(Empty):
+            self._wake.get(timeout=min(seconds, max(0.01, self._stop_at - self._monotonic())))
+            while True:
+                self._wake.get_nowait()
+        self.trouble = None
+
+    def _may_end(self, *, busy: bool) -> bool:
+        """Say, after a round that began when the stop was known, whether it was the last."""
+        if self._monotonic() >= self._stop_at:
+            return True
+        if busy or self.trouble is None:
+            return not busy
+        # What a file keeps is sent by the next process; what only memory keeps is tried again. One
+        # failure is tried again in any case: a connection that idled may have been closed.
+        return self.root is not None and (self.trouble.kind == "hold" or self._failures > 1)
+
+    def _close(self) -> None:
+        for lane in self._dead:
+            lane.journal.close(remove=False)
+        self._dead.clear()
+        try:
+            self.exporter.close()
+        except Exception:  # noqa: BLE001  # an exporter is anybody's code
+            log(logging.ERROR, "the exporter %r could not be closed", self.exporter, exc_info=True)
+
+    # One pass, without a thread.
+
+    def drain(self, deadline: float) -> bool:
+        """Adopt and ship every dead journal in this thread; True when nothing is left of them."""
+        with hidden_from_instrumentation():
+            self._stop_at = deadline
+            self.adopt_dead()
+            while self._dead and self._monotonic() < deadline:
+                if not self._round() and self._dead:
+                    if self.trouble is not None and self.trouble.kind == "hold":
+                        break
+                    self._pause()
+            settled = not self._dead
+            self._close()
+            return settled
+
+
+def log(level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+    """Log; whatever a filter or a handler of the application's raises stays here."""
+    with suppress(Exception):
+        logger.log(level, message, *arguments, exc_info=exc_info)
+
+
+def describe(error: Exception, *, kind: bool = True) -> str:
+    """Say what an exception says; of one that cannot be printed, its type."""
+    try:
+        return f"{type(error).__name__}: {error}" if kind else str(error)
+    except Exception:  # noqa: BLE001  # its own __str__
+        return type(error).__name__
+
+
+def make_end(line: Line, last_created_at: str) -> str | None:
+    """Make the end of an operation that was left open; None where none can be made."""
+    return abandoned_event(line, last_created_at) if line.closing else None
+
+
+def make_batch(journal: Journal | DeadJournal, chunk: Chunk, start: Position) -> Batch:
+    """Sort the lines of a chunk into rows; ``start`` is the destination's cursor."""
+    events: list[bytes] = []
+    rejects: list[bytes] = []
+    for line in chunk.lines:
+        if line.kind in EVENTS:
+            events.append(line.json)
+        elif line.kind == Kind.REJECT:
+            rejects.append(line.json)
+    rejects += [corrupt_reject(journal, chunk.segment, offset) for offset in chunk.corrupt]
+    tallies = tally(journal.segments[chunk.segment]) if chunk.ends_segment else None
+    return Batch(
+        journal_id=journal.id,
+        start=start,
+        end=chunk.end,
+        events=events,
+        rejects=rejects,
+        totals=journal.totals(),
+        tallies=tallies,
+        service=journal.identity.service,
+        process=journal.identity.process,
+        segment=chunk.segment,
+        may_repeat=any(line.kind == Kind.REPEATABLE for line in chunk.lines),
+    )
+
+
+def corrupt_reject(journal: Journal | DeadJournal, segment: int, offset: int) -> bytes:
+    """Make the reject of a line whose checksum fails: accepted once, and unreadable now."""
+    place = f"segment {segment}, offset {offset} of the journal {journal.id}"
+    return json.dumps(
+        {
+            "id": str(uuid5(UUID(journal.id), f"{segment}:{offset}")),
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            "reason": "corrupt",
+            "detail": f"the checksum of the line at {place} fails: the file was altered or decayed",
+            "service": journal.identity.service,
+        }
+    ).encode()

@@ -1,0 +1,611 @@
+"""The taxonomy: what may be recorded. Events, their names and keys, and the registry.
+
+Pure values: nothing here knows of tenants, journals or databases.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any, ClassVar, Final, cast
+
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import SchemaSerializer, SchemaValidator, core_schema
+
+from tenantry import payload
+from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+NAME_LIMIT: Final = 100
+
+STARTED: Final = ("started",)
+COMPLETED: Final = ("completed", "succeeded")
+FAILED: Final = ("failed",)
+"""What the names of an operation's phases end in, in the order in which they are looked for."""
+
+RESERVED: Final = frozenset(
+    {
+        "tenant",
+        "actor",
+        "conn",
+        "correlation",
+        "fields",
+        "result",
+        "errors",
+        "failed_if",
+        "on_close",
+        "occurred_at",
+        "idempotency_key",
+    }
+)
+"""Option names of ``emits`` and ``log_event``: data keys of such names go through ``fields``."""
+
+COLUMN_KEYS: Final = {
+    "error_code": "error_code",
+    "errorCode": "error_code",
+    "duration_ms": "duration_ms",
+    "durationMs": "duration_ms",
+}
+"""Keys of a fact that fill a column of their own, in either spelling."""
+
+
+def check_name(name: object, what: str) -> str:
+    """Give back a well-formed name of an event or operation; ``TaxonomyError`` otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
+        raise TaxonomyError(
+            f"{name!r:.120} is not {what}: names are lower-case words joined by underscores or "
+            f"dots, begin with a letter, and have at most {NAME_LIMIT} characters, as in "
+            "'ingest_completed'"
+        )
+    return name
+
+
+class Event(BaseModel):
+    """A declared event: subclass it, with a field for each key.
+
+    The name is the class name in snake_case, or ``name=``; ``version=`` (1 to 32,767) is stored
+    with each row. Fields are snake_case in Python and camelCase in storage. A field with a default
+    is optional, and None is then left out::
+
+        class InvoiceSent(Event, version=2):
+            invoice_id: str
+            amount: float | None = None
+
+    Instances are frozen. Raises ``TaxonomyError`` at declaration for a malformed name, version or
+    key, and for keys that would be stored alike.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+    )
+
+    event_name: ClassVar[str] = ""
+    event_version: ClassVar[int] = 1
+
+    def __init_subclass__(
+        cls, *, name: str | None = None, version: int | None = None, **kwargs: Any
+    ) -> None:
+        """Take the options of the declaration, which pydantic hands on when the class is made."""
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls, *, name: str | None = None, version: int | None = None, **kwargs: Any
+    ) -> None:
+        """Check the declaration."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.event_name = check_name(to_snake(cls.__name__) if name is None else name, "an event")
+        if version is not None:
+            cls.event_version = version
+        if type(cls.event_version) is not int or not 0 < cls.event_version < 2**15:
+            raise TaxonomyError(
+                f"{cls.__name__}: the version {cls.event_version!r} is not between 1 and 32767"
+            )
+        stored: dict[str, str] = {}
+        for field in cls.model_fields:
+            key = stored_key(cls, field)
+            if not _KEY.fullmatch(key):
+                raise TaxonomyError(
+                    f"{cls.__name__}.{field}: {key!r:.80} is not a key: keys are letters, digits "
+                    "and underscores, and begin with a letter"
+                )
+            if key in stored:
+                raise TaxonomyError(
+                    f"{cls.__name__}: {stored[key]!r} and {field!r} would both be stored as "
+                    f"{key!r}; rename one"
+                )
+            stored[key] = field
+        for key, field in stored.items():
+            if key in cls.model_fields and key != field:
+                raise TaxonomyError(
+                    f"{cls.__name__}: {field!r} would be stored as {key!r}, which is the name of "
+                    "another field; rename one"
+                )
+
+
+def stored_key(model: type[Event], field: str) -> str:
+    """Give the key under which a field is stored."""
+    info = model.model_fields[field]
+    return info.serialization_alias or info.alias or field
+
+
+class EventType:
+    """A declared event, compiled for the caller's path."""
+
+    __slots__ = (
+        "_freeze_fast",
+        "_may_iterate",
+        "_to_json",
+        "_to_python",
+        "_validate",
+        "error_code_field",
+        "fields",
+        "fills_columns",
+        "keys",
+        "model",
+        "name",
+        "plain_fields",
+        "stored_keys",
+        "version",
+    )
+
+    def __init__(self, model: type[Event]) -> None:
+        """Look up what each call would look up again; ``TaxonomyError`` if incomplete."""
+        try:
+            model.model_rebuild()  # completes what was declared before the types that it names
+        except (PydanticUserError, NameError) as error:
+            raise TaxonomyError(f"{_place(model)} is not completely declared: {error}") from error
+        self.model: type[Event] | None = model
+        self.name = model.event_name
+        self.version = model.event_version
+        self.fields = tuple(model.model_fields)
+        self.stored_keys = {field: stored_key(model, field) for field in self.fields}
+        self.keys = {
+            **{key: field for field, key in self.stored_keys.items()},
+            **{field: field for field in self.fields},
+        }
+        """Every accepted spelling of a key, and the field that it means."""
+        self.error_code_field = self.keys.get("errorCode")
+        self.plain_fields = _plain_fields(model)
+        self.fills_columns = not self.keys.keys().isdisjoint(COLUMN_KEYS)
+        self._validate = model.__pydantic_validator__.validate_python
+        self._to_json = model.__pydantic_serializer__.to_json
+        self._to_python = model.__pydantic_serializer__.to_python
+        compiled = compile_dict(model)
+        self._freeze_fast = compiled or self._freeze_model
+        self._may_iterate = compiled is None or _may_iterate(model)
+
+    def _freeze_model(self, values: Mapping[str, Any]) -> bytes:
+        return self._to_json(
+            self._validate(values, extra="ignore", by_name=True), by_alias=True, exclude_none=True
+        )
+
+    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
+        """Validate the values of fields and write them as JSON; also says whether any was cut.
+
+        Values that are of no field of this event are passed over, and so are iterators, unread.
+        Raises ``InvalidEvent`` whose detail names keys and reasons, never values.
+        """
+        if self._may_iterate:
+            values = payload.without_iterators(values)
+        try:
+            data = self._freeze_fast(values)
+        except Exception:  # noqa: BLE001  # whatever a validator raises: the careful way says what
+            data = self._freeze_carefully(values)
+        if len(data) > max_bytes or data.find(b"\\u0000") >= 0:
+            return payload.fit(data, max_bytes)
+        return data, False
+
+    def _freeze_carefully(self, values: Mapping[str, Any]) -> bytes:
+        given = payload.without_iterators(values)
+        safe = {key: _plain_or_same(value) for key, value in given.items()}
+        try:
+            model = self._validate(safe, extra="ignore", by_name=True)
+        except ValidationError as error:
+            raise InvalidEvent(f"{self.name}: {_explain(error)}", detail=_explain(error)) from None
+        except Exception as error:
+            detail = f"a validator raised {type(error).__qualname__}"
+            raise InvalidEvent(f"{self.name}: {detail}", detail=detail) from error
+        return self._dump_carefully(model)
+
+    def _dump_carefully(self, model: Any) -> bytes:
+        """Write a model by its own serializers: they may be what masks a secret."""
+        try:
+            dumped = self._to_python(
+                model, mode="json", by_alias=True, exclude_none=True, warnings=False
+            )
+        except Exception as error:
+            detail = f"a value has no JSON form ({type(error).__qualname__})"
+            raise InvalidEvent(
+                f"{self.name}: {detail}", reason="unserializable", detail=detail
+            ) from error
+        return payload.to_json(payload.plain(dumped))
+
+    def freeze_instance(self, event: Event, max_bytes: int) -> tuple[bytes, bool]:
+        """Write an event that its class has validated; one made without that is validated now."""
+        if not self.stored_keys.keys() <= event.__dict__.keys():
+            return self.freeze(event.__dict__, max_bytes)
+        if self._may_iterate and payload.holds_iterator(event.__dict__):
+            return self.freeze(event.__dict__, max_bytes)
+        try:
+            data = self._to_json(event, by_alias=True, exclude_none=True, warnings="error")
+        except Exception:  # noqa: BLE001  # whatever it is: validation says what
+            return self.freeze(event.__dict__, max_bytes)
+        if len(data) > max_bytes or b"\\u0000" in data:
+            return payload.fit(data, max_bytes)
+        return data, False
+
+
+def compile_dict(model: type[Event]) -> Callable[[Mapping[str, Any]], bytes] | None:
+    """Compile a model's own field schemas into a dictionary's, which costs half the time.
+
+    None where the model is more than its fields (model validators or serializers, computed fields,
+    ``__init__``, ``model_post_init``, recursive types): then the model itself does both.
+    """
+    schema: Any = model.__pydantic_core_schema__
+    if schema["type"] != "model" or any(
+        schema.get(more) for more in ("custom_init", "post_init", "serialization")
+    ):
+        return None
+    inner = schema["schema"]
+    if inner["type"] != "model-fields" or inner.get("computed_fields"):
+        return None
+    fields = {
+        name: core_schema.typed_dict_field(
+            field["schema"],
+            required=field["schema"]["type"] != "default",
+            serialization_alias=field.get("serialization_alias"),
+            serialization_exclude=field.get("serialization_exclude"),
+            serialization_exclude_if=field.get("serialization_exclude_if"),
+        )
+        for name, field in inner["fields"].items()
+    }
+    config: Any = schema.get("config", {})
+    compiled = core_schema.typed_dict_schema(fields, extra_behavior="ignore", config=config)
+    validate = SchemaValidator(compiled, config).validate_python
+    to_json = SchemaSerializer(compiled, config).to_json
+
+    def freeze(values: Mapping[str, Any]) -> bytes:
+        return to_json(validate(values), by_alias=True, exclude_none=True)
+
+    return freeze
+
+
+def _plain_fields(model: type[Event]) -> tuple[str, ...]:
+    """List the fields whose values may be kept as given, where an event is refused.
+
+    Those with validators or serializers of their own, and those that are excluded, are not among
+    them: such code may be what masks a secret, and it has not run.
+    """
+    schema: Any = model.__pydantic_core_schema__
+    while schema["type"] != "model-fields":
+        if "serialization" in schema or "schema" not in schema:
+            return ()
+        schema = schema["schema"]
+    return tuple(name for name, field in schema["fields"].items() if not _has_own_code(field))
+
+
+def _has_own_code(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        members = cast("dict[str, Any]", schema)
+        return (
+            "serialization_exclude" in members
+            or "serialization_exclude_if" in members
+            or str(members.get("type")).startswith("function-")
+            or any(_has_own_code(member) for member in members.values())
+        )
+    if isinstance(schema, (list, tuple)):
+        return any(_has_own_code(member) for member in cast("list[Any]", schema))
+    return False
+
+
+def _may_iterate(model: type[Event]) -> bool:
+    """Say whether validation or writing may iterate over what is given for a field."""
+    schema: Any = model.__pydantic_core_schema__
+    return any(_iterates(field["schema"]) for field in schema["schema"]["fields"].values())
+
+
+def _iterates(schema: Any) -> bool:
+    kind = schema["type"]
+    if kind == "union":
+        choices = cast("list[Any]", schema["choices"])
+        return any(_iterates(choice[0] if type(choice) is tuple else choice) for choice in choices)
+    if kind in {"default", "nullable", "function-after"}:
+        return _iterates(schema["schema"])
+    return kind not in _SCALARS
+
+
+_SCALARS: Final = frozenset(
+    {
+        "none",
+        "bool",
+        "int",
+        "float",
+        "decimal",
+        "str",
+        "literal",
+        "enum",
+        "date",
+        "time",
+        "datetime",
+        "timedelta",
+        "uuid",
+    }
+)
+"""Types of pydantic-core's schemas that never iterate over what they validate."""
+
+
+class OpenEventType(EventType):
+    """An undeclared event that a pattern of ``open_taxonomy`` allows: any keys, stored as given."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        """Declare nothing but the name."""
+        self.model = None
+        self.name = name
+        self.version = 1
+        self.fields = ()
+        self.plain_fields = ()
+        self.stored_keys = {}
+        self.keys = {}
+        self.error_code_field = None
+        self.fills_columns = True
+
+    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
+        """Write the values as JSON."""
+        given = payload.without_iterators(values)
+        data = payload.to_json(
+            payload.plain({key: value for key, value in given.items() if value is not None})
+        )
+        return (data, False) if len(data) <= max_bytes else payload.fit(data, max_bytes)
+
+
+def _plain_or_same(value: Any) -> Any:
+    """Make ids, paths, enums and unsafe text what a text field takes; leave the rest alone."""
+    try:
+        return payload.plain(value)
+    except InvalidEvent:
+        return value
+
+
+def _explain(error: ValidationError) -> str:
+    """Say which fields are wrong, and why, in texts that hold nothing of what was given.
+
+    Of a place only the field is told: the parts behind it are keys of what was given. Pydantic's
+    own problems have a URL, those of an application's validators do not.
+    """
+    problems: dict[str, None] = {}
+    for problem in error.errors(include_context=False, include_input=False):
+        kind = problem["type"]
+        is_known = "url" in problem and kind in _QUOTES_NO_INPUT
+        text = problem["msg"] if is_known else _OWN_VALIDATORS.get(kind, f"refused ({kind})")
+        problems[f"{problem['loc'][0] if problem['loc'] else 'event'}: {text}"] = None
+    return "; ".join(problems)[:500]
+
+
+_OWN_VALIDATORS: Final = {
+    "value_error": "a validator raised ValueError",
+    "assertion_error": "a validator raised AssertionError",
+}
+"""The text of an application's own exceptions is not repeated: it may hold the value."""
+
+_QUOTES_NO_INPUT: Final = frozenset(
+    {
+        "missing",
+        "model_type",
+        "model_attributes_type",
+        "dataclass_type",
+        "none_required",
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "multiple_of",
+        "finite_number",
+        "too_short",
+        "too_long",
+        "iterable_type",
+        "dict_type",
+        "list_type",
+        "tuple_type",
+        "set_type",
+        "frozen_set_type",
+        "string_type",
+        "string_unicode",
+        "string_too_short",
+        "string_too_long",
+        "string_pattern_mismatch",
+        "enum",
+        "literal_error",
+        "bool_type",
+        "bool_parsing",
+        "int_type",
+        "int_parsing",
+        "int_parsing_size",
+        "int_from_float",
+        "float_type",
+        "float_parsing",
+        "decimal_type",
+        "decimal_parsing",
+        "decimal_max_digits",
+        "decimal_max_places",
+        "decimal_whole_digits",
+        "bytes_type",
+        "bytes_too_short",
+        "bytes_too_long",
+        "uuid_type",
+        "uuid_version",
+        "date_type",
+        "date_parsing",
+        "date_from_datetime_inexact",
+        "date_past",
+        "date_future",
+        "time_type",
+        "time_parsing",
+        "datetime_type",
+        "datetime_parsing",
+        "datetime_from_date_parsing",
+        "datetime_past",
+        "datetime_future",
+        "timezone_naive",
+        "timezone_aware",
+        "time_delta_type",
+        "time_delta_parsing",
+        "is_instance_of",
+        "union_tag_not_found",
+        "url_type",
+        "url_too_long",
+        "url_scheme",
+    }
+)
+"""Problems whose text in pydantic-core 2 (``errors/types.rs``) quotes the declaration at most."""
+
+
+def _patterns(given: Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+class Taxonomy:
+    """A set of declared events, and the patterns of names that need no declaration.
+
+    ``events`` are ``Event`` subclasses; ``open_patterns`` are shell patterns such as ``plugin_*``.
+    Raises ``TaxonomyError`` when two events have one name.
+    """
+
+    def __init__(
+        self, events: Iterable[type[Event]] = (), *, open_patterns: Iterable[str] = ()
+    ) -> None:
+        """Compile the events."""
+        self._types: dict[str, EventType] = {}
+        self.open_patterns = _patterns(open_patterns)
+        for event in events:
+            self._add(event)
+
+    def _add(self, event: type[Event]) -> None:
+        if not (isinstance(event, type) and issubclass(event, Event) and event is not Event):
+            raise TaxonomyError(f"{event!r:.120} is not a subclass of tenantry.Event")
+        known = self._types.get(event.event_name)
+        if known is not None and known.model is not event:
+            raise TaxonomyError(
+                f"two events are named {event.event_name!r}: "
+                f"{_place(known.model)} and {_place(event)}; rename one"
+            )
+        self._types[event.event_name] = EventType(event)
+
+    def __iter__(self) -> Iterator[EventType]:
+        return iter([t for t in self._types.values() if t.model is not None])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+    def find(self, name: str) -> EventType | None:
+        """Give the event of that name, or None where it is neither declared nor open."""
+        found = self._types.get(name)
+        if found is None and any(fnmatchcase(name, pattern) for pattern in self.open_patterns):
+            if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
+                return None
+            found = OpenEventType(name)
+        return found
+
+    def get(self, name: str) -> EventType:
+        """Give the event of that name; ``UnknownEvent`` with the nearest names otherwise."""
+        found = self.find(name)
+        if found is None:
+            raise UnknownEvent(
+                f"no event {name!r:.120} is declared; declared are: "
+                f"{', '.join(sorted(self._types)) or 'none'}. Declare it as a subclass of "
+                "tenantry.Event in the taxonomy, or allow its name by open_taxonomy"
+            )
+        return found
+
+    def phase(self, operation: str, endings: tuple[str, ...]) -> EventType | None:
+        """Give the event of an operation that has the first of ``endings`` that exists."""
+        for ending in endings:
+            declared = self._types.get(f"{operation}_{ending}")
+            if declared is not None:
+                return declared
+        return self.find(f"{operation}_{endings[0]}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Taxonomy):
+            return NotImplemented
+        mine = {name: t.model for name, t in self._types.items()}
+        theirs = {name: t.model for name, t in other._types.items()}
+        return mine == theirs and self.open_patterns == other.open_patterns
+
+    __hash__ = None  # type: ignore[assignment]  # mutable by nature of its models
+
+
+def _place(model: type[Event] | None) -> str:
+    return "an open event" if model is None else f"{model.__module__}.{model.__qualname__}"
+
+
+def load_taxonomy(
+    source: str | ModuleType | Taxonomy | Iterable[type[Event]] | None,
+    open_patterns: Iterable[str] = (),
+) -> Taxonomy:
+    """Make a taxonomy from what ``configure(taxonomy=…)`` takes.
+
+    A ``Taxonomy``; ``Event`` classes; a module, whose ``Event`` subclasses are taken; or the dotted
+    name of a module, or ``module:attribute``. Raises ``TaxonomyError``.
+    """
+    patterns = _patterns(open_patterns)
+    if source is None:
+        return Taxonomy(open_patterns=patterns)
+    found: Any = _import(source) if isinstance(source, str) else source
+    if isinstance(found, Taxonomy):
+        events = [t.model for t in found if t.model is not None]
+        return Taxonomy(events, open_patterns=(*found.open_patterns, *patterns))
+    if isinstance(found, ModuleType):
+        return Taxonomy(_events_of(found), open_patterns=patterns)
+    if inspect.isclass(found) or isinstance(found, str) or not isinstance(found, Iterable):
+        raise TaxonomyError(
+            f"{found!r:.120} is no taxonomy: give a module or its dotted name, Event classes in a "
+            "list, or a Taxonomy"
+        )
+    return Taxonomy(cast("Iterable[type[Event]]", found), open_patterns=patterns)
+
+
+def _events_of(module: ModuleType) -> list[type[Event]]:
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Event) and value is not Event
+    ]
+    if not found:
+        raise TaxonomyError(f"the module {module.__name__} declares no subclass of Event")
+    return found
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:  # an empty or a relative name too
+        raise TaxonomyError(
+            f"the taxonomy {name!r:.120} cannot be imported: {error}. Give the dotted name of a "
+            "module that declares Event subclasses, as in 'tenantry.taxonomies.saas'"
+        ) from error
+    if attribute:
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise TaxonomyError(f"the module {module} has no attribute {attribute!r}") from None
+    return found

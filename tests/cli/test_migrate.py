@@ -1,0 +1,74 @@
+"""`tenantry migrate`: applies, prints, and says what is pending."""
+
+from __future__ import annotations
+
+from tenantry.database import migrate as migrations
+from tenantry.database.installed import Roles
+from tests.cli.commands import Command
+from tests.fix_postgres import Database
+
+
+def test_migrate_applies_what_is_pending_and_then_nothing(
+    command: Command, empty_database: Database
+):
+    dsn = empty_database.owner
+    assert command("migrate", "--dsn", dsn) == 0
+    assert "applied 0001_schema_and_roles" in command.out
+    assert command("migrate", "--dsn", dsn) == 0
+    assert command.out == "nothing to apply: the schema is up to date\n"
+
+
+def test_status_fails_while_something_is_pending(command: Command, empty_database: Database):
+    dsn = empty_database.owner
+    assert command("migrate", "status", "--dsn", dsn) == 1
+    assert "pending\t0001_schema_and_roles" in command.out
+    command("migrate", "--dsn", dsn)
+    assert command("migrate", "status", "--dsn", dsn) == 0
+    assert "tenant ids\tuuid" in command.out
+
+
+def test_json_of_migrate_and_of_status(command: Command, empty_database: Database):
+    dsn = empty_database.owner
+    latest = migrations.find_migrations()[-1].version
+    assert command("migrate", "--dsn", dsn, "--tenant-type", "bigint", "--json") == 0
+    applied = command.json()
+    assert applied["schema"] == "tenantry"
+    assert [step["version"] for step in applied["applied"]] == list(range(1, latest + 1))
+    assert applied["applied"][0].keys() == {"version", "name", "duration_ms"}
+    assert command("migrate", "status", "--dsn", dsn, "--json") == 0
+    assert command.json() == {
+        "version": 1,
+        "schema": "tenantry",
+        "schema_version": latest,
+        "latest": latest,
+        "pending": [],
+        "tenant_type": "bigint",
+        "is_ahead": False,
+    }
+
+
+def test_options_may_stand_before_status(command: Command, empty_database: Database):
+    assert command("migrate", "--dsn", empty_database.owner, "--json", "status") == 1
+    assert command.json()["schema_version"] == 0
+
+
+def test_sql_prints_the_script_and_needs_no_database(command: Command):
+    assert command("migrate", "--sql", "--schema", "audit", "--writer-role", "shop_writer") == 0
+    assert command.out == migrations.sql(schema="audit", roles=Roles(writer="shop_writer"))
+
+
+def test_every_role_option_is_passed_on(command: Command):
+    names = {"writer": "w", "reader": "r", "admin": "a", "maintainer": "m"}
+    options = [part for key, name in names.items() for part in (f"--{key}-role", name)]
+    assert command("migrate", "--sql", "--tenant-type", "text", *options) == 0
+    assert command.out == migrations.sql(tenant_type="text", roles=Roles(**names))
+
+
+def test_another_tenant_type_than_the_installed_is_refused(command: Command, database18: Database):
+    assert command("migrate", "--dsn", database18.owner, "--tenant-type", "text") == 4
+    assert "use --tenant-type uuid" in command.err
+
+
+def test_unknown_tenant_type_is_a_usage_error(command: Command):
+    assert command("migrate", "--sql", "--tenant-type", "number") == 2
+    assert "is not one of 'uuid', 'bigint' and 'text'" in command.err
