@@ -150,7 +150,7 @@ def read_books(
     for _ in range(_TRIES - 1):
         if books.balance:
             break
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE)  # a live process writes meanwhile, and tells nobody
         books = _read_once(connection, schema, root, destination)
     return books
 

@@ -305,7 +305,7 @@ def wait_until(problem: str, condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() >= deadline:
             raise DemoFailed(f"{problem}, after {STEP_TIMEOUT:.0f} s")
-        time.sleep(_POLL)
+        time.sleep(_POLL)  # what other processes do can only be looked at
 
 
 def process_name(pid: int) -> str:

@@ -178,7 +178,7 @@ def _lock_shared(path: Path) -> int:
                     f"The embedded server in {path.parent} is being stopped by another process, "
                     f"and was not after {_LOCK_TIMEOUT:.0f} s. Look at {path.parent / 'data/log'}."
                 ) from None
-            time.sleep(0.05)
+            time.sleep(0.05)  # waiting in flock() itself would know no deadline
         else:
             return lock_file
 

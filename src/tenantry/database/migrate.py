@@ -223,6 +223,7 @@ class _Runner:
                     "run it again."
                 )
             self._connection.execute("ROLLBACK")
+            # Polled: a session that waits for the lock holds back CREATE INDEX CONCURRENTLY.
             time.sleep(random.uniform(0.5, 1.5) * _POLL)  # noqa: S311  # jitter, no secret
 
     def _begin(self) -> bool:
