@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextvars import copy_context
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from tenantry import Pipeline, emits, tenant
 from tenantry.journal import Slot
+from tests.alarms import alarms
 from tests.delivery.pipelines import TENANT, Destination, make_pipeline, tick
 
 
@@ -33,21 +33,17 @@ def test_signal_handler_that_raises_leaves_no_hole_in_the_books(kind, tmp_path: 
     pipeline = make_pipeline(destination, tmp_path)
     raised = 0
 
-    def interrupt(*_: object) -> None:
+    def interrupt() -> None:
         raise kind
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
+    with alarms(interrupt) as after:
         for number in range(3000):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.00001 + number % 50 * 0.000002)
+                after(0.00001 + number % 50 * 0.000002)
                 copy_context().run(lambda: [tick(pipeline) for _ in range(20)])
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                after(0)
             except kind:
                 raised += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert raised > 100 or kind is RuntimeError
     assert_balanced(pipeline)
     assert pipeline.flush(20)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from tenantry.exceptions import AlreadyConfigured, ConfigurationError, JournalUn
 from tenantry.exporters import Retry
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.shipper import Shipper
+from tests.alarms import alarms
 from tests.delivery.deliveries import wait_until
 from tests.delivery.pipelines import TENANT, Destination, make_pipeline, tick
 
@@ -203,16 +203,12 @@ def test_flush_and_shutdown_of_asyncio(make):
 def test_flush_in_a_signal_handler_that_interrupts_a_flush(make):
     made = make()
     flushed: list[bool] = []
-    before = signal.signal(signal.SIGALRM, lambda *_: flushed.append(bool(made.flush(5))))
-    try:
+    with alarms(lambda: flushed.append(bool(made.flush(5)))) as after:
         for _ in range(200):
-            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            after(0.0005)
             tick(made)
             assert made.flush(20)
         wait_until(lambda: flushed)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_handler_of_logging_that_emits(make, destination, tmp_path):
@@ -313,21 +309,17 @@ def test_signal_handler_that_emits_around_a_shutdown(make, destination, tmp_path
     def emit() -> None:
         accepted.append(tick(made, text="x" * 1000))
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         emit()
-        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+        after(0.0002)
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+    with alarms(handler) as after:
+        after(0.0002)
         for _ in range(3000):
             emit()
         made.shutdown(20)
         for _ in range(300):
             emit()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     stats = made.stats()
     assert stats.emitted == stats.accepted == len(accepted)
     made._late.close(remove=False)

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import threading
@@ -24,6 +23,7 @@ from tenantry.exceptions import JournalUnavailable
 from tenantry.exporters import BEGINNING, Position
 from tenantry.journal import SEGMENT_BYTES, Journal, Slot
 from tenantry.record import Kind, format_line, parse_line
+from tests.alarms import alarms
 from tests.journal.journals import (
     adopted,
     append_event,
@@ -195,18 +195,8 @@ def test_counts_are_exact_after_segments_are_removed(tmp_path: Path):
 # Re-entrancy.
 
 
-@pytest.fixture
-def interrupting() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGALRM)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.parametrize("root", ["file", "memory"])
-def test_signal_handler_that_appends_loses_and_doubles_nothing(
-    tmp_path: Path, interrupting: None, root: str
-):
+def test_signal_handler_that_appends_loses_and_doubles_nothing(tmp_path: Path, root: str):
     journal = make_journal(tmp_path if root == "file" else None, segment_bytes=SMALL)
     accepted: list[int] = []
 
@@ -214,15 +204,14 @@ def test_signal_handler_that_appends_loses_and_doubles_nothing(
         if append_event(journal, number):
             accepted.append(number)
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         emit(1_000_000 + len(accepted))
-        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        after(0.0001)
 
-    signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0001)
-    for number in range(2000):
-        emit(number)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    with alarms(handler) as after:
+        after(0.0001)
+        for number in range(2000):
+            emit(number)
     assert len(accepted) > 2000
     assert Counter(numbers_in(journal)) == Counter(accepted)
 
