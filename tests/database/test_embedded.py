@@ -18,8 +18,10 @@ import pytest
 from tenantry.database import embedded
 from tenantry.exceptions import ConfigurationError, MissingExtra
 
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
 PROGRAM = """
-import sys, psycopg
+import signal, sys, psycopg
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tenantry.database import embedded
 server = embedded.start(sys.argv[1])
 psycopg.connect(server.dsn).close()
