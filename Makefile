@@ -12,6 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
+HELPDESK := $(VENV)/.helpdesk-installed
 DEV := $(VENV)/.dev-installed
 
 step = @printf '\n==> %s\n' '$(1)'
@@ -26,7 +27,7 @@ env: $(DEV) ## Create or refresh .venv with the package, its extras and the deve
 # The stamps are written last: an installation that failed is done again, not taken for done.
 $(RUNTIME): pyproject.toml
 	$(call step,Environment: tenantry and its extras)
-	@rm -f $(RUNTIME) $(DEV)
+	@rm -f $(RUNTIME) $(HELPDESK) $(DEV)
 	@if [ -z '$(PYTHON)' ]; then \
 		echo 'Tenantry needs Python 3.11 or later, and none was found. Install one, or name it:' \
 			'make $(or $(MAKECMDGOALS),env) PYTHON=/path/to/python3.11' >&2; exit 1; fi
@@ -39,14 +40,19 @@ $(RUNTIME): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[all]'
 	@touch $(RUNTIME)
 
+$(HELPDESK): $(RUNTIME)
+	$(call step,Environment: what the help desk runs on)
+	@$(BIN)/python -m pip install --quiet --group helpdesk
+	@touch $(HELPDESK)
+
 $(DEV): $(RUNTIME)
 	$(call step,Environment: development tools)
 	@$(BIN)/python -m pip install --quiet --group dev
 	@touch $(DEV)
 
-demo: $(RUNTIME) ## Run the demonstration; options in ARGS="..."
+demo: $(HELPDESK) ## Run the help desk under load, kill a worker, show the answers; KEEP=1 leaves it running
 	$(call step,Demonstration)
-	@$(BIN)/tenantry demo $(ARGS)
+	@cd examples && ../$(BIN)/python -m helpdesk.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(DEV) ## Run the tests; options in ARGS="..."
 	$(call step,Tests)

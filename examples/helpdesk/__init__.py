@@ -1,0 +1,1 @@
+"""A support desk for many companies, on FastAPI and PostgreSQL: an example of an application."""
