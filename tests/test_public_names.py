@@ -11,7 +11,7 @@ import pytest
 import tenantry
 
 NAMES = """
-    PLATFORM Event FlushReport Operation Pipeline Sampling Scope Stats Taxonomy TenantryError
+    PLATFORM Drop Event FlushReport Operation Pipeline Sampling Scope Stats Taxonomy TenantryError
     aflush alog_event ashutdown bind_tenant configure current_operation current_scope emits flush
     log_event reset shutdown stats tenant
 """

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,12 @@ def test_events_are_counted_by_tenant_and_name(rows):
         if kind in "EIST":
             expected[str(tenant), "x"] = expected.get((str(tenant), "x"), 0) + 1
     assert count_events(lines) == expected
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(60) + b'"}\n'], ids=["cut off", "zeroed"])
+def test_torn_line_is_no_event_that_is_counted(tail: bytes):
+    line = line_of("a", kind="E")
+    assert count_events(line + line[:-10] + tail) == {("a", "x"): 1}
 
 
 @settings(deadline=None)

@@ -22,12 +22,13 @@ from tenantry.pipeline import (
     shutdown,
     stats,
 )
-from tenantry.report import FlushReport, Stats
+from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Sampling
 from tenantry.taxonomy import Event, Taxonomy
 
 __all__ = [
     "PLATFORM",
+    "Drop",
     "Event",
     "FlushReport",
     "Operation",

@@ -12,16 +12,18 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal
 
 from tenantry import context, payload
 from tenantry.context import Scope, TenantType, safe_text
+from tenantry.drops import Drops, News
 from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.exporters import Exporter
-from tenantry.journal import COUNTED, Journal, Slot, close_line
+from tenantry.journal import COUNTED, DROP_REASONS, Journal, Slot, close_line
 from tenantry.record import Kind, TimestampFormat, event_line, format_line, renumber
+from tenantry.report import Drop
 from tenantry.shipper import Shipper
 
 logger = logging.getLogger("tenantry")
@@ -30,6 +32,14 @@ WARNING_INTERVAL: Final = 60.0
 """Seconds before a warning of the same kind is logged again."""
 
 _WARNINGS_KEPT: Final = 1000
+
+_GAPS: Final = {
+    slot: DROP_REASONS[slot] for slot in (Slot.DROPPED_JOURNAL_FULL, Slot.DROPPED_DISK_FULL)
+}
+"""Drops that end when there is room again, and are then recorded."""
+
+_GAPS_REPORTED: Final = 100
+"""Tenants that get a record of their own of one gap; the rest share one without a tenant."""
 
 
 class Intake(ABC):
@@ -54,7 +64,11 @@ class Intake(ABC):
     _journal: Journal | None
     _late: Journal | None
     _shipper: Shipper | None
-    _gap: tuple[Slot, int, str] | None
+    _on_drop: Callable[[Sequence[Drop]], object] | None
+    _drops: Drops
+    _untold: News
+    _unrecorded: News
+    _gap_since: str | None
 
     @abstractmethod
     def _begin(self) -> Journal:
@@ -227,6 +241,8 @@ class Intake(ABC):
             for counted in journal.books.counts[slot]:  # noqa: B007  # as in accept()
                 break
             journal.books.write(slot, sequence)
+            self._note_gap(slot)
+            self._drops.add(slot, line)
             self._warn_dropped(journal, slot)
         except BaseException as error:
             if counted is not None:
@@ -239,11 +255,6 @@ class Intake(ABC):
                 "late", "events emitted after shutdown() are dropped: no journal file keeps them"
             )
             return
-        self._gap = self._gap or (
-            slot,
-            journal.books.current(slot) - 1,
-            self.timestamp(self.time_ns()),
-        )
         self.warn(
             slot,
             "events are dropped (%s): the journal in %s has no room: %s. Its limit is %d bytes "
@@ -255,19 +266,43 @@ class Intake(ABC):
             (self._shipper and self._shipper.last_error) or "",
         )
 
+    def _note_gap(self, slot: Slot) -> None:
+        if self._gap_since is None and slot in _GAPS:
+            self._gap_since = self.timestamp(self.time_ns())
+
     def _report_gap(self) -> None:
-        """Record, once there is room again, that events were dropped, how many, and since when."""
-        if self._gap is None or self._journal is None or not self._journal.has_room():
+        """Record, once there is room again, what was dropped, and since when: a row a tenant."""
+        if self._gap_since is None or self._journal is None or not self._journal.has_room():
             return
-        gap, self._gap = self._gap, None
-        slot, before, since = gap
-        reason = slot.name.removeprefix("DROPPED_").lower()
-        count = self._journal.books.current(slot) - before
-        self.reject(
-            name=None,
-            reason="gap",
-            detail=f"{count} events were dropped since {since}: {reason}",
-        )
+        since, self._gap_since = self._gap_since, None
+        names: dict[str | None, dict[str, int]] = {}
+        reasons: dict[str | None, set[str]] = {}
+        for drop in self._unrecorded.take():
+            if drop.reason in _GAPS.values():
+                tenant = drop.tenant_id if len(names) < _GAPS_REPORTED else None
+                counts = names.setdefault(tenant, {})
+                counts[drop.name or "?"] = counts.get(drop.name or "?", 0) + drop.count
+                reasons.setdefault(tenant, set()).add(drop.reason)
+        for tenant, counts in names.items():
+            why = ", ".join(sorted(reasons[tenant]))
+            self.reject(
+                name=None,
+                reason="gap",
+                detail=f"{sum(counts.values())} events were dropped since {since}: {why}",
+                tenant_id=tenant,
+                data=counts,
+            )
+
+    def _tell_drops(self) -> None:
+        """Tell the application's callback what was dropped since it was last told."""
+        if self._on_drop is None or not self._untold:
+            return
+        try:
+            self._on_drop(self._untold.take())
+        except Exception:
+            logger.exception(
+                "on_drop=%r raised; it is called again with the next drops", self._on_drop
+            )
 
     def reject(
         self,
@@ -276,6 +311,7 @@ class Intake(ABC):
         reason: str,
         detail: str,
         scope: Scope | None = None,
+        tenant_id: str | None = None,
         phase: str | None = None,
         data: Mapping[str, Any] | None = None,
         other_keys: Mapping[str, str] | None = None,
@@ -289,7 +325,7 @@ class Intake(ABC):
         """
         row: dict[str, Any] = {
             "id": self.new_id(),
-            "tenant_id": None if scope is None else _tenant_text(scope, self.tenant_type),
+            "tenant_id": tenant_id if scope is None else _tenant_text(scope, self.tenant_type),
             "name": None if name is None else safe_text(name),
             "phase": phase,
             "created_at": self.timestamp(self.time_ns()),
@@ -343,7 +379,7 @@ class Intake(ABC):
         try:
             insert(conn, event_json)
         except BaseException:
-            self.count(Slot.DROPPED_HANDOVER_FAILED)
+            self._drop_handed(event_json)
             raise
         self.count(Slot.HANDED)
 
@@ -357,9 +393,13 @@ class Intake(ABC):
         try:
             await insert(conn, event_json)
         except BaseException:
-            self.count(Slot.DROPPED_HANDOVER_FAILED)
+            self._drop_handed(event_json)
             raise
         self.count(Slot.HANDED)
+
+    def _drop_handed(self, event_json: bytes) -> None:
+        self.count(Slot.DROPPED_HANDOVER_FAILED)
+        self._drops.add(Slot.DROPPED_HANDOVER_FAILED, event_json)
 
     # Warnings and troubles of our own.
 

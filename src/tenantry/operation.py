@@ -103,7 +103,7 @@ def _make_phases(name: str, pipeline: Pipeline) -> Phases:
         closing = "\t" + closing_json(
             failed.name,
             failed.version,
-            list(failed.stored_keys.values()),
+            None if isinstance(failed, OpenEventType) else list(failed.stored_keys.values()),
             None if error_key is None else failed.stored_keys[error_key],
         )
     return Phases(

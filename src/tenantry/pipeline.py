@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from enum import Enum
 from pathlib import Path
@@ -26,6 +26,7 @@ from uuid_utils import uuid7
 
 from tenantry import context, payload
 from tenantry.context import TENANT_TYPES, TenantRule, TenantType, safe_text
+from tenantry.drops import Drops, News, make_drops
 from tenantry.exceptions import (
     AlreadyConfigured,
     ConfigurationError,
@@ -45,7 +46,7 @@ from tenantry.record import (
     Clock,
     TimestampFormat,
 )
-from tenantry.report import FlushReport, Stats
+from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Sampling
 from tenantry.shipper import Shipper
 from tenantry.taxonomy import Event, Taxonomy, load_taxonomy
@@ -84,6 +85,7 @@ class Pipeline(Intake):
         max_payload_bytes: int = payload.MAX_BYTES,
         ship_interval: float = 0.25,
         shutdown_timeout: float = 5.0,
+        on_drop: Callable[[Sequence[Drop]], object] | None = None,
         clock: Clock | None = None,
         new_id: Any = None,
     ) -> None:
@@ -91,11 +93,15 @@ class Pipeline(Intake):
         _check_choice("tenant_type", tenant_type, TENANT_TYPES)
         _check_choice("durability", durability, ("process", "power"))
         _check_choice("on_full", on_full, ("drop", "wait"))
-        _check_at_least("journal_max_bytes", journal_max_bytes, 4 * 1024 * 1024)
-        _check_at_least("max_payload_bytes", max_payload_bytes, 64)
-        _check_at_least("ship_interval", ship_interval, 0.001)
-        _check_at_least("shutdown_timeout", shutdown_timeout, 0)
+        for option, value, least in (
+            ("journal_max_bytes", journal_max_bytes, 4 * 1024 * 1024),
+            ("max_payload_bytes", max_payload_bytes, 64),
+            ("ship_interval", ship_interval, 0.001),
+            ("shutdown_timeout", shutdown_timeout, 0),
+        ):
+            _check_at_least(option, value, least)
         _check_sampling(sampling)
+        _check_callable("on_drop", on_drop)
         self.tenant_type: TenantType = tenant_type
         self.strict = strict
         self.taxonomy = load_taxonomy(taxonomy, open_taxonomy)
@@ -126,7 +132,8 @@ class Pipeline(Intake):
         self._journal: Journal | None = None
         self._late: Journal | None = None
         self._shipper: Shipper | None = None
-        self._gap: tuple[Slot, int, str] | None = None
+        self._on_drop = on_drop
+        self._begin_drops()
         self._stop_sync = threading.Event()
         if strict:
             self._check_exporter()
@@ -134,6 +141,7 @@ class Pipeline(Intake):
         if isinstance(self.exporter, MemoryExporter):
             self.exporter.flush_with(self.flush)
         _pipelines.add(self)
+        importlib.import_module("tenantry.metrics").register(_read_all)
         # Last registered is first called: before the embedded server's own hook stops it.
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
@@ -175,6 +183,12 @@ class Pipeline(Intake):
             members["environment"] = safe_text(self.environment)
         return "," + json.dumps(members, separators=(",", ":"))[1:-1] if members else ""
 
+    def _begin_drops(self) -> None:
+        self._drops = Drops()
+        self._untold = News(self._drops)
+        self._unrecorded = News(self._drops)
+        self._gap_since: str | None = None
+
     def _begin(self) -> Journal:
         """Open the journal and start the shipper: when made, and again in a forked child."""
         with self._lock:
@@ -188,6 +202,7 @@ class Pipeline(Intake):
                 destination=journal.identity.destination,
                 interval=self._ship_interval,
                 after_settling=self._report_gap,
+                after_round=self._tell_drops,
             )
             if (begun := self._journal) is not None:  # a signal handler emitted meanwhile
                 journal.close(remove=True)
@@ -346,6 +361,7 @@ class Pipeline(Intake):
             handed=totals.handed,
             sampled_out=totals.sampled_out,
             dropped=totals.dropped,
+            drops=make_drops(self._drops.totals()),
             stored=stored,
             rejected=rejected,
             truncated=journal.books.current(Slot.TRUNCATED),
@@ -374,7 +390,8 @@ class Pipeline(Intake):
         self._lock = threading.RLock()
         self._stop_sync = threading.Event()
         self._journal = self._late = self._shipper = None
-        self._embedded = self._gap = None
+        self._embedded = None
+        self._begin_drops()
         self._shut_down = False
         for journal in journals:
             if journal is not None:
@@ -395,6 +412,11 @@ def _check_at_least(option: str, value: object, least: float) -> None:
         raise ConfigurationError(
             f"{option}={value!r:.80} is not possible; give a number, {least} or more"
         )
+
+
+def _check_callable(option: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{option}={value!r:.80} cannot be called; give a function")
 
 
 def _check_sampling(sampling: object) -> None:
@@ -465,11 +487,12 @@ def configure(
     max_payload_bytes: int | None = None,
     ship_interval: float | None = None,
     shutdown_timeout: float | None = None,
+    on_drop: Callable[[Sequence[Drop]], object] | None = None,
 ) -> Pipeline:
     """Set up the pipeline of this process, and give it back.
 
-    Options; each but ``exporter`` and ``sampling`` may come from the environment instead, as
-    ``TENANTRY_<NAME>``:
+    Options; each but ``exporter``, ``sampling`` and ``on_drop`` may come from the environment
+    instead, as ``TENANTRY_<NAME>``:
 
     - ``exporter``: where events go; default: PostgreSQL at ``dsn``
     - ``taxonomy``: the declared events: a module or its dotted name, ``Event`` classes, or a
@@ -489,6 +512,8 @@ def configure(
     - ``journal_max_bytes``: 256 MiB; ``max_payload_bytes``: 2,048
     - ``ship_interval``: seconds between looks for new events, 0.25; ``shutdown_timeout``: seconds,
       5.0
+    - ``on_drop``: called with a list of ``Drop`` from the shipper's thread, within seconds, when
+      events were dropped; what it raises is logged. It must not block for long
 
     Again with the same settings it gives the same pipeline. Raises ``AlreadyConfigured`` with other
     settings, ``ConfigurationError`` for bad ones, ``TaxonomyError``, and ``MissingExtra``. Does not
@@ -524,7 +549,7 @@ def configure(
         merged["journal"] = None
     merged["taxonomy"] = merged["taxonomy"] if taxonomy is None else taxonomy
     _check_sampling(sampling)
-    merged |= {"exporter": exporter, "sampling": dict(sampling or {})}
+    merged |= {"exporter": exporter, "sampling": dict(sampling or {}), "on_drop": on_drop}
     with _configuring:
         if configured is not None and not configured.is_shut_down:
             different = [key for key in merged if merged[key] != _configured_with[key]]
@@ -575,6 +600,10 @@ def stats() -> Stats:
 
 fork_generation: int = 0
 """How many forks lie between the first process and this one: who started an operation ends it."""
+
+
+def _read_all() -> list[Stats]:
+    return [pipeline.stats() for pipeline in list(_pipelines)]
 
 
 def _after_fork_in_child() -> None:

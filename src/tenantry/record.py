@@ -68,6 +68,7 @@ REJECT_COLUMNS: Final = (
     Column("parent_operation_id", "uuid"),
     Column("service", "text"),
     Column("environment", "text"),
+    Column("event", "jsonb", since=5),
 )
 """What a line of a refused event carries; ``tenant_id`` is the text as it was given, or null."""
 
@@ -123,6 +124,8 @@ class Reject:
     parent_operation_id: str | None = None
     service: str | None = None
     environment: str | None = None
+    event: dict[str, Any] | None = None
+    """The whole row, where it was the database that refused it."""
 
     @classmethod
     def from_json(cls, line: bytes) -> Reject:
@@ -272,16 +275,35 @@ _NAME_AND_TENANT: Final = re.compile(
 )
 
 
+_WHOSE: Final = re.compile(_NAME_AND_TENANT.pattern.partition(rb"\{")[2])
+
+_WHOLE: Final = re.compile(_NAME_AND_TENANT.pattern + rb"(?=[^\n\0]*\n)")
+"""A torn line has no line feed, or zero bytes: it was never accepted."""
+
+
+def whose(line: bytes) -> tuple[str | None, str | None]:
+    """Read the tenant's id, as text, and the name of an event's line; (None, None) of another."""
+    found = _WHOSE.search(line)
+    if found is None:
+        return None, None
+    name, tenant = found.groups()
+    return str(json.loads(tenant)), name.decode()
+
+
 def count_events(lines: bytes) -> dict[tuple[str, str], int]:
     """Count the events of consecutive lines by (tenant id, name), without parsing them whole."""
-    counts = Counter(_NAME_AND_TENANT.findall(b"\n" + lines))
+    counts = Counter(_WHOLE.findall(b"\n" + lines))
     return {(str(json.loads(tenant)), name.decode()): n for (name, tenant), n in counts.items()}
 
 
-def closing_json(name: str, version: int, keys: Sequence[str], error_key: str | None) -> str:
-    """Say how to close an operation whose process dies: its failed event, and the keys of that."""
+def closing_json(name: str, version: int, keys: Sequence[str] | None, error_key: str | None) -> str:
+    """Say how to close an operation whose process dies: its failed event, and the keys of that.
+
+    ``keys`` is None where the event takes any.
+    """
+    listed = None if keys is None else list(keys)
     return json.dumps(
-        {"name": name, "event_version": version, "keys": list(keys), "error_key": error_key},
+        {"name": name, "event_version": version, "keys": listed, "error_key": error_key},
         separators=(",", ":"),
     )
 
@@ -299,7 +321,9 @@ def abandoned_event(line: Line, last_created_at: str) -> str:
     """
     start: dict[str, Any] = json.loads(line.json)
     closing: dict[str, Any] = json.loads(line.closing)
-    data = {key: start["data"][key] for key in closing["keys"] if key in start["data"]}
+    data: dict[str, Any] = start["data"]
+    if closing["keys"] is not None:
+        data = {key: data[key] for key in closing["keys"] if key in data}
     if closing["error_key"]:
         data[closing["error_key"]] = ABANDONED
     carried = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,17 @@ class FlushReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """Events of one kind that were dropped."""
+
+    reason: str
+    tenant_id: str | None
+    """Canonical text of the tenant's id; None where the event had none, or is not known."""
+    name: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The books of this process's journal at one moment, and what holds them.
 
@@ -42,6 +53,9 @@ class Stats:
     handed: int = 0
     sampled_out: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
+    drops: Sequence[Drop] = ()
+    """The same by tenant and name, since this process began. ``dropped`` is exact and survives
+    it."""
     stored: int = 0
     rejected: int = 0
     truncated: int = 0

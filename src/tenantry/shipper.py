@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -44,8 +45,17 @@ EXPORT_TIMEOUT: Final = 10.0
 
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 15.0
+LONGEST_SOON: Final = 0.5
+"""Seconds between tries at the most, where it is a matter of seconds."""
+
 HOLD: Final = 5.0
 """Seconds between tries while somebody has to act."""
+
+FINISH_TIMEOUT: Final = 1.0
+"""Seconds for noting that a journal has ended: nothing depends on it, and an exit may wait."""
+
+ENDED_KEPT: Final = 1000
+"""Ended journals that are remembered until the destination can be told."""
 
 ADOPTION_INTERVAL: Final = 2.0
 """Seconds between looks for journals of dead processes."""
@@ -69,12 +79,22 @@ class Lane:
         """How far it is read: ahead of ``settled`` by lines that are no rows."""
         self.totals_sent = Totals()
         """What the destination was last told."""
+        self.batch_bytes = BATCH_BYTES
+        """How much is sent at once: less after a batch took too long, then slowly more again."""
         self.uncounted = 0
         """Rows that were settled and forgotten here, and that the destination has no count of."""
 
     def go_to(self, position: Position) -> None:
         """Go on from ``position``, which is settled."""
         self.settled = self.position = position
+
+    def shrink(self, batch: Batch) -> None:
+        """Send half of ``batch`` next, a line at least: so none is too large for ever."""
+        self.batch_bytes = max(1, sum(map(len, (*batch.events, *batch.rejects))) // 2)
+
+    def grow(self) -> None:
+        """Send a little more next: a size that failed once may fail again, and costs its time."""
+        self.batch_bytes = min(BATCH_BYTES, self.batch_bytes + max(4096, self.batch_bytes // 8))
 
 
 class Shipper:
@@ -94,10 +114,12 @@ class Shipper:
         interval: float = 0.25,
         retained: float = RETAINED,
         after_settling: Callable[[], object] = lambda: None,
+        after_round: Callable[[], object] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; ``start`` makes the thread."""
         self._after_settling = after_settling
+        self._after_round = after_round
         self.exporter = exporter
         self.journal = journal
         self.root = root
@@ -112,6 +134,8 @@ class Shipper:
         self._monotonic = monotonic
         self._own = None if journal is None else Lane(journal)
         self._dead: list[Lane] = []
+        self._ended: deque[str] = deque(maxlen=ENDED_KEPT)
+        """Journals that ended for good, of which the destination is not told yet."""
         self._wake: SimpleQueue[None] = SimpleQueue()
         """Its ``put`` may be re-entered, by a signal handler that flushes; an ``Event`` would
         deadlock."""
@@ -151,9 +175,14 @@ class Shipper:
     def has_settled_all(self) -> bool:
         """Say whether nothing of this process's sealed journal is left to ship.
 
-        Exact where counts are not: a line may be written and not counted yet.
+        Exact where counts are not: a line may be written and not counted yet. False also while
+        the destination does not know the last counts: an adopter counts a call that never ended.
         """
-        return self._own is None or self._own.journal.read(self._own.position, 1) is None
+        if self._own is None:
+            return True
+        totals = self._own.journal.totals()
+        is_told = totals == self._own.totals_sent and is_balanced(totals)
+        return is_told and self._own.journal.read(self._own.position, 1) is None
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what was inherited, without a word to the server."""
@@ -175,10 +204,12 @@ class Shipper:
                     log(logging.ERROR, "shipping failed; it is tried again", exc_info=True)
                     self._note_trouble(Retry("backoff", describe(error)))
                     busy = False
+                self._after_round()
                 if last and self._may_end(busy=busy):
                     break
                 if not busy:
                     self._pause()
+            self._finish_own()
             self._close()
 
     def _round(self) -> bool:
@@ -241,23 +272,63 @@ class Shipper:
 
     def _finish_dead(self, lane: Lane) -> None:
         self._dead.remove(lane)
+        # Before the files go: who dies in between leaves them to an adopter, who notes it again.
+        self._ended.append(lane.journal.id)
+        self._note_ended()
         lane.journal.close(remove=True)
+
+    def _finish_own(self) -> None:
+        """Note that this process's journal ends here: its files are removed next.
+
+        Not while an operation is open: whoever adopts what a kill leaves would write its end.
+        """
+        journal = self.journal
+        if (
+            journal is not None
+            and journal.is_sealed
+            and not journal.has_open_operations()
+            and self.has_settled_all()
+        ):
+            self._ended.append(journal.id)
+        self._note_ended()
+
+    def _note_ended(self) -> None:
+        """Tell the destination which journals ended for good; if it cannot be told, no matter."""
+        finish = getattr(self.exporter, "finish", _nobody_to_tell)
+        try:
+            while self._ended:
+                deadline = min(self._monotonic() + FINISH_TIMEOUT, self._stop_at)
+                if self._monotonic() >= deadline:
+                    return
+                ended = self._ended.popleft()
+                if not finish(ended, deadline):
+                    self._ended.appendleft(ended)  # until there is a connection
+                    return
+        except Exception:  # noqa: BLE001  # an exporter is anybody's code
+            log(logging.WARNING, "the end of a journal could not be noted", exc_info=True)
 
     def _ship(self, lane: Lane) -> bool:
         """Ship one batch; True when one was settled or the position moved."""
-        chunk = lane.journal.read(lane.position, BATCH_BYTES)
+        chunk = lane.journal.read(lane.position, lane.batch_bytes)
+        has_last_word = chunk is None and self._has_last_word(lane)
+        if has_last_word:
+            at = lane.settled
+            chunk = Chunk(at, at, at.segment, lines=[], corrupt=[], ends_segment=False)
         if chunk is None:
             return False
         batch = make_batch(lane.journal, chunk, lane.settled)
-        has_rows = batch.events or batch.rejects or batch.tallies
+        has_rows = batch.events or batch.rejects or batch.tallies or has_last_word
         if not has_rows and not self._ends_with_news(lane, chunk, batch.totals):
             lane.position = chunk.end
             return True
         outcome = self._export(batch)
         if outcome.retry is not None:
+            if outcome.retry.smaller:
+                lane.shrink(batch)
             self._note_trouble(outcome.retry)
             return False
         self._note_success()
+        lane.grow()
         if outcome.resume is not None:
             self._resume(lane, outcome.resume, outcome)
             return True
@@ -266,8 +337,18 @@ class Shipper:
         lane.totals_sent = batch.totals
         with self.settled:
             self.settled.notify_all()
+        self._note_ended()
         self._after_settling()
         return True
+
+    @staticmethod
+    def _has_last_word(lane: Lane) -> bool:
+        """Say whether the counters moved after the last batch of a sealed journal.
+
+        So they do when a call was under way in the moment of the seal: told once it has ended.
+        """
+        totals = lane.journal.totals()
+        return lane.journal.is_sealed and totals != lane.totals_sent and is_balanced(totals)
 
     @staticmethod
     def _ends_with_news(lane: Lane, chunk: Chunk, totals: Totals) -> bool:
@@ -330,6 +411,8 @@ class Shipper:
         self.trouble = trouble
         self.last_error = trouble.reason
         self._failures += 1
+        if trouble.kind == "soon":
+            return
         reason, since = self._warned
         now = self._monotonic()
         if reason == trouble.reason and now - since < REPEAT_WARNING:
@@ -350,7 +433,8 @@ class Shipper:
             seconds = HOLD
         else:
             # Full jitter: between nothing and the doubled step, so that many workers spread out.
-            step = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._failures, 10))
+            longest = LONGEST_SOON if self.trouble.kind == "soon" else LONGEST_BACKOFF
+            step = min(longest, FIRST_BACKOFF * 2.0 ** min(self._failures, 10))
             seconds = random.uniform(0.01, step)  # noqa: S311  # jitter, not a secret
         with suppress(Empty):
             self._wake.get(timeout=min(seconds, max(0.01, self._stop_at - self._monotonic())))
@@ -406,6 +490,16 @@ def describe(error: Exception, *, kind: bool = True) -> str:
         return f"{type(error).__name__}: {error}" if kind else str(error)
     except Exception:  # noqa: BLE001  # its own __str__
         return type(error).__name__
+
+
+def _nobody_to_tell(journal_id: str, deadline: float) -> bool:  # noqa: ARG001  # as Exporter.finish
+    return True
+
+
+def is_balanced(totals: Totals) -> bool:
+    """Say whether every event that was numbered is accounted for: no call is under way."""
+    rest = totals.handed + totals.sampled_out + sum(totals.dropped.values())
+    return totals.emitted == totals.accepted + rest
 
 
 def make_end(line: Line, last_created_at: str) -> str | None:

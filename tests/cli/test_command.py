@@ -11,10 +11,12 @@ from tests.cli.commands import DEADLINE, Command, start_command
 from tests.fix_postgres import Database
 
 UNREACHABLE = "postgresql://app:s3cret@127.0.0.1:1/shop?connect_timeout=2"
-READING = ["tail", "stats"]
+READING = ["tail", "stats", "maintain"]
 
 
-@pytest.mark.parametrize("name", ["migrate", "tail", "drain", "stats", "demo"])
+@pytest.mark.parametrize(
+    "name", ["migrate", "tail", "drain", "stats", "demo", "maintain", "rejected"]
+)
 def test_each_command_explains_itself_and_the_exit_codes(command: Command, name: str):
     assert command(name, "--help") == 0
     assert "Exit codes: 0 done; 1 a check failed" in " ".join(command.out.split())
@@ -27,7 +29,7 @@ def test_version_is_shown(command: Command):
     assert command.out == f"tenantry {tenantry.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["migrate", "tail", "drain", "stats"])
+@pytest.mark.parametrize("name", ["migrate", "tail", "drain", "stats", "maintain"])
 def test_command_without_a_database_says_how_to_name_one(command: Command, name: str):
     assert command(name) == 2
     assert command.err.startswith("tenantry: no database is named: pass --dsn")

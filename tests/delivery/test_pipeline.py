@@ -526,7 +526,7 @@ def test_child_does_not_report_the_parents_gap(make, destination):
     made = make(journal_max_bytes=4 << 20)
     destination.is_open.clear()
     fill(made)
-    assert made._gap is not None
+    assert made._gap_since is not None
 
     def check() -> None:
         destination.is_open.set()

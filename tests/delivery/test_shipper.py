@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from tenantry import Pipeline, Sampling, log_event
+from tenantry import Pipeline, Sampling, emits, log_event
 from tenantry.exporters import Batch, Outcome, Retry
 from tenantry.shipper import Shipper
 from tests.delivery.deliveries import wait_until
@@ -146,6 +146,50 @@ def test_totals_without_rows_are_in_journal_cursors(database18: Database, tmp_pa
     assert database18.execute(
         "SELECT emitted, sampled_out, stored, rejected FROM tenantry.journal_cursors"
     ) == [(1, 1, 0, 0)]
+
+
+def balances(batch: Batch) -> bool:
+    totals = batch.totals
+    rest = totals.handed + totals.sampled_out + sum(totals.dropped.values())
+    return totals.emitted == totals.accepted + rest
+
+
+def test_event_that_moved_while_the_last_batch_was_sent_is_told(destination, tmp_path: Path):
+    pipeline = make_pipeline(destination, tmp_path)
+    export = destination.export
+
+    def export_beside_a_call(batch: Batch, deadline: float) -> Outcome:
+        if pipeline._journal.is_sealed and not balances(batch):
+            pipeline._journal.move_number()  # the call under way found its place elsewhere
+        return export(batch, deadline)
+
+    destination.export = export_beside_a_call
+    tick(pipeline)
+    next(pipeline._journal.sequence)
+    assert pipeline.shutdown(5)
+    assert balances(destination.batches[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_call_that_the_exit_cut_off_is_left_to_the_next_process(destination, tmp_path: Path):
+    pipeline = make_pipeline(destination, tmp_path)
+    tick(pipeline)
+    next(pipeline._journal.sequence)
+    assert pipeline.shutdown(5)
+    drain(destination, tmp_path)
+    assert balances(destination.batches[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_abandoned_end_of_an_open_taxonomy_has_the_keys_of_its_start(destination, tmp_path: Path):
+    pipeline = make_pipeline(destination, tmp_path)
+    with pipeline, emits("work", tenant=TENANT, source="web"):
+        assert pipeline.flush(5)
+        pipeline._shipper.stop(time.monotonic() + 5)
+        pipeline._journal.close(remove=False)
+        drain(destination, tmp_path)
+    end = destination.batches[-1].records()[-1]
+    assert (end.name, end.error_code, end.data) == ("work_failed", "abandoned", {"source": "web"})
 
 
 def test_event_after_shutdown_is_counted_in_one_journal(destination, tmp_path: Path):

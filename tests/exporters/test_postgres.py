@@ -169,6 +169,7 @@ def test_batch_moves_the_cursor_with_its_totals(database: Database, exporter: Po
         "last_rejected": 0,
         "service": "helpdesk",
         "process": "web-1:77",
+        "ended_at": None,
     }
 
 

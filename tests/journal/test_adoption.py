@@ -260,6 +260,20 @@ def test_abandoned_end_is_dated_by_when_the_last_line_was_written(tmp_path: Path
     assert drain(tmp_path)[-1]["created_at"] == LATER
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"id": None}, {"id": 7, "created_at": "the day before"}, {"id": "x", "created_at": None}],
+    ids=["no id", "no time", "neither"],
+)
+def test_event_that_nobody_can_date_stops_no_adoption(tmp_path: Path, values: dict[str, object]):
+    journal = make_journal(tmp_path)
+    start(journal, "A", created_at=LATER)
+    append_event(journal, 1, **values)
+    die(journal)
+    *_, ended = drain(tmp_path)
+    assert (ended["operation_id"], ended["created_at"]) == ("A", LATER)
+
+
 def test_operation_open_only_in_a_checkpoint_is_ended(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=4096)
     start(journal, "A")

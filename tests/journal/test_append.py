@@ -408,6 +408,35 @@ def test_full_disk_is_an_error_at_rotation(small_disk: Path):
     _append_until_taken(journal)
 
 
+def test_settled_segments_hold_no_descriptor_and_can_be_read_again(tmp_path: Path):
+    journal = make_journal(tmp_path, segment_bytes=SMALL)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(300):
+        append_event(journal, number)
+    assert len(journal.segments) > 10
+    journal.settle(Position(max(journal.segments), 0), stored=0, rejected=0)
+    journal.forget_settled(300)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
+    journal.settle(BEGINNING, stored=0, rejected=0)
+    assert numbers_in(journal) == list(range(300))
+    journal.forget_settled(-1)
+    journal.close(remove=True)
+
+
+def test_full_disk_has_no_room_although_all_is_settled(small_disk: Path):
+    journal = make_journal(small_disk, segment_bytes=1 << 20)
+    rest = small_disk / "rest"
+    _fill(rest)
+    number = 0
+    while append_event(journal, number):
+        number += 1
+    journal.settle(Position(2, 0), stored=0, rejected=0)
+    assert not journal.has_room()
+    rest.unlink()
+    assert journal.has_room()
+    _append_until_taken(journal)
+
+
 def test_removed_directory_drops_events_and_raises_nothing(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=SMALL)
     while journal._active.used() <= SMALL // 2:

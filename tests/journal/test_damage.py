@@ -5,12 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tenantry.exporters import BEGINNING
+from tenantry.exporters import BEGINNING, Position
+from tenantry.journal import tally
 from tenantry.record import Kind
+from tenantry.shipper import make_end
 from tests.journal.journals import (
+    TENANT,
     adopted,
     append_event,
     die,
@@ -91,6 +95,26 @@ def test_flipped_bit_costs_one_line_and_makes_one_reject(position: int, bit: int
         assert totals.emitted == totals.accepted + sum(totals.dropped.values())
         assert totals.accepted == len(kept) + len(chunk.corrupt)
         journal.close(remove=True)
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["no operation", "an operation to end"])
+def test_damaged_line_is_in_nobodys_tally(tmp_path: Path, is_open: bool):
+    journal = make_journal(tmp_path, segment_bytes=SEGMENT)
+    if is_open:  # its end is written into a segment of its own, and all are mapped anew
+        start(journal, "A")
+    for number in range(1, COUNT):
+        append_event(journal, number)
+    (file,) = segment_files(die(journal))
+    content = bytearray(file.read_bytes())
+    content[content.index(TENANT.encode(), content.rindex(b"ingest_completed"))] ^= 1
+    file.write_bytes(content)
+    journal = adopted(file.parent)
+    journal.close_operations(make_end)
+    chunk = journal.read(Position(1, len(content.rstrip(b"\0"))), SEGMENT)  # the last batch's
+    assert chunk is not None
+    assert chunk.ends_segment
+    assert tally(journal.segments[1]) == {(TENANT, "ingest_completed"): COUNT - 2 + is_open}
+    journal.close(remove=True)
 
 
 def test_torn_line_whose_end_was_written_is_passed_over(tmp_path: Path):

@@ -19,9 +19,11 @@ from tenantry.cli.books import read_books
 from tenantry.cli.connection import Source, opened, resolved
 from tenantry.cli.demo import run_demo
 from tenantry.cli.feed import Feed, Row
+from tenantry.cli.maintaining import maintain
 from tenantry.cli.migration import migrate_app
 from tenantry.cli.options import EPILOG, Dsn, Exit, JournalRoot, Json, Schema
 from tenantry.cli.output import print_hint, print_json, progress_bar
+from tenantry.cli.rejects import rejected_app
 from tenantry.database.connect import destination_fingerprint
 from tenantry.exceptions import (
     ConfigurationError,
@@ -40,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(migrate_app, name="migrate")
+app.add_typer(rejected_app, name="rejected")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -247,6 +250,11 @@ def stats(
         tables.print_stats(books)
     if not books.balance:
         raise typer.Exit(Exit.CHECK_FAILED)
+
+
+# maintain.
+
+app.command(epilog=EPILOG)(maintain)
 
 
 # demo.

@@ -17,6 +17,8 @@ from typing import Any, Final, Literal
 from psycopg import sql
 
 from tenantry.database.connect import DeadlineConnection
+from tenantry.database.ledger import read_corrections
+from tenantry.database.maintain import compacted_id
 from tenantry.exporters import BEGINNING, Position
 from tenantry.journal import DROP_REASONS, Slot, journal_directories, read_header
 from tenantry.journal.books import map_books
@@ -24,9 +26,10 @@ from tenantry.journal.files import try_lock
 from tenantry.journal.segments import Segment, map_segments, segment_paths, split_lines
 from tenantry.record import LINE_FORMAT, ROWS, Kind
 
-State = Literal["live", "dead", "closed", "elsewhere", "missing"]
+State = Literal["live", "dead", "closed", "compacted", "elsewhere", "missing"]
 """live: its process runs; dead: it waits on disk to be drained; closed: settled and removed;
-elsewhere: another machine or directory has it; missing: nobody has it, and it was not settled."""
+compacted: one row for many journals, all of them closed; elsewhere: another machine or directory
+has it; missing: nobody has it, and it was not settled."""
 
 _TRIES: Final = 5
 """The database and the disk are read in turn, which is no snapshot: a misfit is read again."""
@@ -108,6 +111,8 @@ class Books:
     others: tuple[DiskJournal, ...]
     tallies: Mapping[str, int]
     """Accepted events by name, of the segments that are closed; empty where the role sees none."""
+    corrections: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What the ledger says became of rows after they were counted, by kind."""
 
     @property
     def balance(self) -> bool:
@@ -166,6 +171,7 @@ def _read_once(connection: DeadlineConnection, schema: str, root: Path, destinat
         journals=tuple(journals),
         others=tuple(disk for disk in on_disk if disk.destination != destination),
         tallies=_read_tallies(connection, schema),
+        corrections=read_corrections(connection, schema),
     )
 
 
@@ -216,7 +222,9 @@ def _merge(row: Mapping[str, Any] | None, disk: DiskJournal | None) -> JournalBo
     unsettled = counts.get("accepted", 0) - stored - rejected
     process = disk.process if disk is not None else counts["process"]
     state: State = "closed"
-    if disk is not None:
+    if disk is None and counts["journal_id"] == str(compacted_id(counts["service"])):
+        state = "compacted"
+    elif disk is not None:
         state = "live" if disk.is_live else "dead"
     elif unsettled:
         state = "elsewhere" if _may_live(process) else "missing"
@@ -232,7 +240,7 @@ def _merge(row: Mapping[str, Any] | None, disk: DiskJournal | None) -> JournalBo
         dropped=counts.get("dropped", {}),
         stored=stored,
         rejected=rejected,
-        pending=0 if state == "missing" else max(0, unsettled),
+        pending=0 if state in {"missing", "compacted"} else max(0, unsettled),
         bytes=0 if disk is None else disk.bytes,
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from tenantry.cli import interrupts
 from tenantry.database import embedded
@@ -72,7 +73,23 @@ class Source:
         row = self.connection.execute(_SEES_ALL, [self.installed.roles.admin]).fetchone()
         return row is not None and bool(row[0])
 
+    def require(self, *roles: str) -> None:
+        """Raise ``PrivilegeMissing`` unless the connected role has what one of ``roles`` has.
 
+        Asked beforehand: row-level security does not refuse, it hides.
+        """
+        row = self.connection.execute(_HAS_ROLE, [list(roles)]).fetchone()
+        if row is None or not row[0]:
+            grant = sql.SQL("GRANT {} TO {};").format(
+                sql.Identifier(roles[0]), sql.Identifier(self.installed.user)
+            )
+            raise PrivilegeMissing(
+                f"{self.installed.user!r} may not do this: it is no member of {roles[0]}. Run as a "
+                f"user who may grant it: {grant.as_string(None)}"
+            )
+
+
+_HAS_ROLE: Final = "SELECT bool_or(pg_has_role(role, 'USAGE')) FROM unnest(%s::name[]) AS role"
 _SEES_ALL: Final = """
     SELECT rolsuper OR rolbypassrls OR pg_has_role(%s, 'USAGE')
       FROM pg_roles WHERE rolname = current_user

@@ -102,6 +102,10 @@ class WatchedExporter:
         reason = f"its tenant ids are {theirs}, those of the schema {self.exporter.tenant_type}"
         return Outcome(retry=Retry("hold", reason, "Name the database or schema it was meant for"))
 
+    def finish(self, journal_id: str, deadline: float) -> bool:
+        """Note that a journal has ended."""
+        return self.exporter.finish(journal_id, deadline)
+
     def close(self) -> None:
         """Close the connection."""
         self.exporter.close()

@@ -46,7 +46,7 @@ class Feed:
     ) -> None:
         """Compose the statements; nothing is read yet."""
         self._source = source
-        self._tenant = None if tenant is None else _stored_form(source, tenant)
+        self._tenant = None if tenant is None else stored_form(source, tenant)
         self._name = name
         self._events = sql.Identifier(source.schema, "events")
 
@@ -111,7 +111,8 @@ class Feed:
             return c.execute(composed, parameters).fetchall()
 
 
-def _stored_form(source: Source, tenant: str) -> str | int:
+def stored_form(source: Source, tenant: str) -> str | int:
+    """Read a tenant's id as it was typed; raises ``InvalidTenant`` for one of another type."""
     tenant_type = source.installed.tenant_type
     platform = canonical_tenant(PLATFORM, tenant_type)  # type: ignore[arg-type]  # read from the catalogue
     if tenant == str(platform):

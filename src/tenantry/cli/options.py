@@ -21,7 +21,8 @@ class Exit(IntEnum):
 
 
 EPILOG: Final = (
-    "Exit codes: 0 done; 1 a check failed (migrations are pending, the books do not balance); "
+    "Exit codes: 0 done; 1 a check failed (migrations are pending, the books do not balance, "
+    "rejected events remain); "
     "2 usage, settings, or a missing extra; 3 incomplete (something is left undrained); "
     "4 the database cannot be reached, or refuses; 130 interrupted."
 )

@@ -60,11 +60,11 @@ def print_table(
 
 
 @contextmanager
-def progress_bar() -> Generator[Callable[[int, int], None]]:
+def progress_bar(doing: str = "draining") -> Generator[Callable[[int, int], None]]:
     """Show a bar on stderr where that is a terminal; gives what moves it: (done, total)."""
-    columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn(), TextColumn("events"))
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("events"))
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("draining", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=max(done, total))
 
 

@@ -124,6 +124,14 @@ EMITTED_COLUMNS: Final = ("emitted", "accepted", "handed", "sampled", "dropped")
 ACCEPTED_COLUMNS: Final = ("accepted", "stored", "rejected", "pending")
 
 
+_CORRECTIONS: Final = {
+    "retried": "rejected before, and stored after all",
+    "discarded": "rejected, and deleted from rejected_events",
+    "compacted": "journals folded into one row for each service",
+    "erased": "stored before, and deleted from events",
+}
+
+
 def print_books(books: Books, *, killed: Collection[str] = ()) -> None:
     """Print both equations of each journal and in total; ``killed`` processes are marked."""
     _print_equation(
@@ -166,6 +174,12 @@ def print_stats(books: Books) -> None:
             "Accepted events of closed segments, by name",
             ("event", "accepted"),
             list(books.tallies.items()),
+        )
+    if books.corrections:
+        print_table(
+            "Corrections",
+            ("what", "count", "meaning"),
+            [(kind, count, _CORRECTIONS[kind]) for kind, count in books.corrections.items()],
         )
 
 
@@ -240,6 +254,7 @@ def print_books_json(books: Books) -> None:
         ],
         others=[disk_members(disk) for disk in books.others],
         tallies=dict(books.tallies),
+        corrections=dict(books.corrections),
     )
 
 

@@ -41,7 +41,14 @@ from tenantry.exceptions import (
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _PLACEHOLDER: Final = re.compile(r"\{(schema|tenant_type|writer|reader|admin|maintainer)(_text)?\}")
-_TABLES: Final = ("events", "rejected_events", "journal_cursors", "event_tallies", "migrations")
+_TABLES: Final = (
+    "events",
+    "rejected_events",
+    "journal_cursors",
+    "event_tallies",
+    "ledger",
+    "migrations",
+)
 
 _LOCK_KEY: Final = 0x74656E616E747279
 """The bytes of "tenantry", as the key of the advisory lock that one migration at a time holds."""

@@ -74,12 +74,15 @@ class Retry:
 
     ``backoff``: the trouble is expected to pass (the server is away, a deadlock): try again soon,
     with growing, jittered pauses. ``hold``: somebody has to act (a missing table, a missing
-    privilege): try again slowly, and say once what to do.
+    privilege): try again slowly, and say once what to do. ``soon``: it is a matter of seconds (a
+    transaction that is still open): try again after short pauses, and bother nobody.
     """
 
-    kind: Literal["backoff", "hold"]
+    kind: Literal["backoff", "hold", "soon"]
     reason: str
     remedy: str = ""
+    smaller: bool = False
+    """Whether the batch took too long, and half of it may get through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,11 @@ class Outcome:
 
 
 class Exporter(Protocol):
-    """Stores batches."""
+    """Stores batches.
+
+    Optional: ``finish(journal_id, deadline) -> bool`` is told that a journal, settled whole, has
+    ended for good; True when it is noted, else it is tried again after a later batch.
+    """
 
     def export(self, batch: Batch, deadline: float) -> Outcome:
         """Store a batch, or say why not.

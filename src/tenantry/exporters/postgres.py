@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, assert_never
 
 import psycopg
 from psycopg import sql
@@ -35,21 +35,12 @@ from tenantry.exceptions import (
     SchemaMissing,
 )
 from tenantry.exporters import Batch, Outcome, Retry
+from tenantry.exporters.absentees import Absentees
 from tenantry.exporters.handover import insert_async, insert_sync
+from tenantry.exporters.sqlstates import judge
 from tenantry.exporters.transaction import BatchTransaction, primary_message
 
 _Result = TypeVar("_Result")
-
-# Classes and codes of errors: PostgreSQL's manual, appendix A.
-_TRANSIENT: Final = (
-    *("08", "28", "3D", "40", "53", "55", "57", "58"),
-    "25006",  # read_only_sql_transaction: a standby, until it is promoted
-    "25P03",  # idle_in_transaction_session_timeout
-    "25P04",  # transaction_timeout
-)
-_MISSING: Final = ("3F000", "42P01", "42703")
-_PRIVILEGE: Final = "42501"
-_CHECK_VIOLATION: Final = "23514"
 
 
 class PostgresExporter:
@@ -69,8 +60,12 @@ class PostgresExporter:
         schema: str = "tenantry",
         tenant_type: str = "uuid",
         connect_timeout: float = 10.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep the settings; connect later. ``connect_timeout`` is in seconds."""
+        """Keep the settings; connect later. ``connect_timeout`` is in seconds.
+
+        ``monotonic`` gives the seconds by which absent tenants are waited for.
+        """
         check_identifier(schema, "a schema")
         self.destination: Final = describe_destination(dsn)
         self.fingerprint: Final = destination_fingerprint(dsn, schema)
@@ -80,6 +75,7 @@ class PostgresExporter:
         self._connect_timeout = connect_timeout
         self._connection: DeadlineConnection | None = None
         self._transaction: BatchTransaction | None = None
+        self._absentees = Absentees(monotonic)
 
     def export(self, batch: Batch, deadline: float) -> Outcome:
         """Store ``batch`` in one transaction with its journal's cursor, or say why not.
@@ -91,7 +87,24 @@ class PostgresExporter:
         try:
             return self._attempt(deadline, lambda transaction: transaction.store(batch))
         except _Trouble as trouble:
-            return Outcome(retry=Retry(trouble.kind, trouble.reason, trouble.remedy))
+            return Outcome(
+                retry=Retry(trouble.kind, trouble.reason, trouble.remedy, trouble.smaller)
+            )
+
+    def finish(self, journal_id: str, deadline: float) -> bool:
+        """Note in its cursor that a journal has ended for good; False where that cannot be done.
+
+        Opens no connection for it, raises nothing, and does nothing on a schema that is older.
+        """
+        if self._connection is None or self._transaction is None or self._connection.closed:
+            return False
+        try:
+            self._connection.deadline = deadline
+            self._transaction.end_journal(journal_id)
+        except (psycopg.Error, DeadlineReached):
+            self.close()
+            return False
+        return True
 
     def check(self, deadline: float) -> None:
         """Raise unless a batch could be stored now; ``deadline`` as in ``export``.
@@ -145,7 +158,7 @@ class PostgresExporter:
         except DeadlineReached as error:
             self.close()
             reason = f"{self.destination} did not answer in time"
-            raise _Trouble("backoff", DatabaseUnreachable, reason) from error
+            raise _Trouble("backoff", DatabaseUnreachable, reason, smaller=True) from error
         except DatabaseUnreachable as error:
             self.close()
             raise _Trouble("backoff", DatabaseUnreachable, str(error)) from error
@@ -162,7 +175,9 @@ class PostgresExporter:
                 self._dsn, connect_timeout=self._connect_timeout, deadline=deadline
             )
             installed = self._read_installed(self._connection)
-            self._transaction = BatchTransaction(self._connection, self.schema, installed)
+            self._transaction = BatchTransaction(
+                self._connection, self.schema, installed, self._absentees
+            )
         self._connection.deadline = deadline
         return self._transaction
 
@@ -184,19 +199,26 @@ class PostgresExporter:
         return installed
 
     def _diagnose(self, error: psycopg.Error) -> _Trouble:
-        state = error.sqlstate
-        reason = f"{self.destination} answered {state}: {primary_message(error)}"
-        if state is None:
-            reason = f"Connection to {self.destination} lost: {primary_message(error)}"
-        if state is None or state.startswith(_TRANSIENT):
-            return _Trouble("backoff", DatabaseUnreachable, reason)
-        if state in _MISSING:
-            return _Trouble("hold", SchemaMissing, reason, self._migrate_command())
-        if state == _PRIVILEGE:
+        verdict, message = judge(error), primary_message(error)
+        if verdict.error is PrivilegeMissing:
             return self._diagnose_privilege(error)
-        if state == _CHECK_VIOLATION:
-            return _Trouble("hold", SchemaMismatch, reason, self._default_partition_command())
-        return _Trouble("hold", DatabaseError, reason, "See the server's log.")
+        reason = f"{self.destination} answered {error.sqlstate}: {message}"
+        if error.sqlstate is None:
+            is_lost = verdict.kind == "backoff"
+            what = f"Connection to {self.destination} lost" if is_lost else "A batch cannot be sent"
+            reason = f"{what}: {message}"
+        remedy = verdict.remedy.format(
+            schema=sql.Identifier(self.schema).as_string(None),
+            migrate=self._migrate_command(),
+            partition=self._default_partition_command(),
+        )
+        match verdict.kind:
+            case "backoff":
+                return _Trouble("backoff", verdict.error, reason, remedy, smaller=verdict.smaller)
+            case "hold" | "row":  # a row that has to be written, in another table than events
+                return _Trouble("hold", verdict.error, reason, remedy)
+            case _:
+                assert_never(verdict.kind)
 
     def _diagnose_privilege(self, error: psycopg.Error) -> _Trouble:
         """Ask again what is granted: it was all there when the connection was opened."""
@@ -208,7 +230,7 @@ class PostgresExporter:
         except (psycopg.Error, DeadlineReached):
             installed = None
         if installed is None:
-            reason = f"{self.destination} answered {_PRIVILEGE}: {primary_message(error)}"
+            reason = f"{self.destination} answered {error.sqlstate}: {primary_message(error)}"
             return _Trouble("hold", PrivilegeMissing, reason, self._migrate_command())
         return self._privilege_trouble(installed, primary_message(error))
 
@@ -259,9 +281,12 @@ class _Trouble(Exception):
         error: type[DatabaseError],
         reason: str,
         remedy: str = "",
+        *,
+        smaller: bool = False,
     ) -> None:
         self.kind: Final[Literal["backoff", "hold"]] = kind
         self.error: Final = error
         self.reason: Final = reason
         self.remedy: Final = remedy
+        self.smaller: Final = smaller
         super().__init__(reason)

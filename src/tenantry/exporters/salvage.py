@@ -6,18 +6,23 @@ Pure functions from bytes to bytes; they know nothing of connections.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from tenantry.record import REJECT_COLUMNS
+from tenantry.record import EVENT_COLUMNS, REJECT_COLUMNS
 
 REASON: Final = "database"
 """``rejected_events.reason`` of a row that the database refused."""
 
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""An escaped NUL, which jsonb refuses; an escaped backslash before ``u0000`` is none."""
+
 _TEXT_LIMIT: Final = 1000
 """Characters kept of a text value; whoever looks needs a hint, not a megabyte."""
 
+_EVENT_KEYS: Final = frozenset(column.name for column in EVENT_COLUMNS)
 _UUIDS: Final = frozenset(column.name for column in REJECT_COLUMNS if column.type == "uuid")
 _TEXTS: Final = frozenset(column.name for column in REJECT_COLUMNS if column.type == "text")
 
@@ -25,11 +30,15 @@ _TEXTS: Final = frozenset(column.name for column in REJECT_COLUMNS if column.typ
 def salvage(line: bytes, sqlstate: str, message: str) -> bytes:
     """Turn a refused event into a line for ``rejected_events``, with its ``data`` as it is.
 
-    Values that their column could not hold are left out. An id that is missing or invalid is
-    derived from the bytes, so that a replay gives the same row.
+    ``event`` is the whole row, to be stored after all when its reason is gone. Values that their
+    column could not hold are left out elsewhere. An id that is missing or invalid is derived from
+    the bytes, so that a replay gives the same row.
     """
     event = _read(line)
     kept = _keep(event, line)
+    whole = {key: value for key, value in event.items() if key in _EVENT_KEYS}
+    if whole and _fits_jsonb(line, whole):
+        kept["event"] = whole
     if isinstance(event.get("data"), dict):
         kept["data"] = event["data"]
     kept["reason"] = REASON
@@ -52,6 +61,18 @@ def _read(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _fits_jsonb(line: bytes, event: dict[str, Any]) -> bool:
+    """Say whether jsonb takes what was sent, as far as it can be told: else ``data`` goes too."""
+    try:
+        line.decode()  # else it was read with replacements, and is not what was sent
+        # As deep as it will stand in the reject.
+        text = json.dumps({"event": event}, ensure_ascii=False, allow_nan=False)
+        text.encode()  # fails at a lone surrogate
+    except (ValueError, RecursionError):
+        return False
+    return _NUL.search(text) is None
 
 
 def _keep(row: dict[str, Any], line: bytes) -> dict[str, Any]:

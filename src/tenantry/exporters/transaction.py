@@ -1,13 +1,14 @@
 """The transaction of one batch: its rows, its rejects, its tallies and its journal's cursor.
 
-Knows which errors are a row's own fault; all others pass through to the caller.
+Finds the rows that an error is the fault of; all other errors pass through to the caller.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, LiteralString
+from dataclasses import dataclass, field
+from typing import Any, Final, LiteralString, cast
 
 import psycopg
 from psycopg import pq, sql
@@ -17,8 +18,11 @@ from psycopg.rows import TupleRow
 
 from tenantry.database.connect import DeadlineConnection, DeadlineReached
 from tenantry.database.installed import Installed
-from tenantry.exporters import BEGINNING, Batch, Outcome, Position
+from tenantry.exporters import BEGINNING, Batch, Outcome, Position, Retry
+from tenantry.exporters.absentees import Absentees
+from tenantry.exporters.host_rules import HostRules
 from tenantry.exporters.salvage import salvage, strip
+from tenantry.exporters.sqlstates import judge
 from tenantry.exporters.statements import (
     BINARY_DOCUMENT,
     insert_events,
@@ -26,13 +30,19 @@ from tenantry.exporters.statements import (
     insert_tallies,
 )
 
-_DATA_CLASSES: Final = ("22", "23", "54")
-"""Classes of errors that a row causes (PostgreSQL's manual, appendix A)."""
-
 _LINES_PER_STATEMENT: Final = 100
 """The server reads several documents of some 50 kB a fifth faster than one of 500 kB (measured)."""
 
 _Statement = tuple[bytes, Sequence[object] | Mapping[str, object]]
+
+
+@dataclass(slots=True)
+class _Refused:
+    """What one part of a batch holds that the database refuses."""
+
+    rows: list[tuple[bytes, psycopg.Error]] = field(default_factory=list)
+    absent: dict[str, psycopg.Error] = field(default_factory=dict)
+    """The tenants that rows refer to and that are not there; all rows of theirs are refused."""
 
 
 class JsonArray(bytes):
@@ -63,11 +73,19 @@ class BatchTransaction:
     journal out, and one for the rows and the commit.
     """
 
-    def __init__(self, connection: DeadlineConnection, schema: str, installed: Installed) -> None:
+    def __init__(
+        self,
+        connection: DeadlineConnection,
+        schema: str,
+        installed: Installed,
+        absentees: Absentees,
+    ) -> None:
         """Compose the statements for the version of the schema that is installed."""
         connection.adapters.register_dumper(JsonArray, _JsonArrayDumper)
         tenant_type, version = installed.tenant_type, installed.version
         self._connection = connection
+        self._absentees = absentees
+        self._rules = HostRules(connection, schema)
         self._events = insert_events(schema, tenant_type, BINARY_DOCUMENT, version=version).encode()
         self._new_events = insert_events(
             schema, tenant_type, BINARY_DOCUMENT, version=version, may_repeat=False
@@ -81,6 +99,7 @@ class BatchTransaction:
         self._move_cursor = _compose(_MOVE_CURSOR, table)
         self._read_cursor = _compose(_READ_CURSOR, table)
         self._correct_counts = _compose(_CORRECT_COUNTS, table)
+        self._end_journal = _compose(_END_JOURNAL, table) if version >= _END_SINCE else None
 
     def store(self, batch: Batch) -> Outcome:
         """Store ``batch`` and move its cursor, or report where the cursor is.
@@ -91,13 +110,39 @@ class BatchTransaction:
         if not self._begin(batch):
             return self._resume(batch)
         try:
-            self._pipelined([*self._row_statements(batch), (b"COMMIT", ())])
+            if batch.may_repeat:
+                self._store_repeatable(batch)
+            else:
+                self._pipelined([*self._row_statements(batch), (b"COMMIT", ())])
         except psycopg.Error as error:
             if not _is_caused_by_data(error):
                 raise
             self._connection.execute("ROLLBACK")
+            self._rules.read()
+            if not self._rules.blame_row(error):
+                raise
             return self._store_apart(batch)
+        except _PassedOver:
+            self._connection.execute("ROLLBACK")
+            return self._store_apart(batch)
+        if self._absentees:
+            self._absentees.welcome(_tenant_of(line) for line in batch.events)
         return Outcome(stored=len(batch.events), rejected=len(batch.rejects))
+
+    def _store_repeatable(self, batch: Batch) -> None:
+        """Store a batch that may hold repeats: rows that are passed over may be something else."""
+        inserted = self._pipelined(self._row_statements(batch))
+        parts = -(-len(batch.events) // _LINES_PER_STATEMENT)
+        if sum(cursor.rowcount for cursor in inserted[:parts]) < len(batch.events):
+            self._rules.read()
+            if self._rules.have_unique:
+                raise _PassedOver
+        self._connection.execute("COMMIT")
+
+    def end_journal(self, journal_id: str) -> None:
+        """Note that a journal has ended; a schema that is older has no place for it."""
+        if self._end_journal is not None:
+            self._connection.execute(self._end_journal, [journal_id])
 
     def rehearse(self) -> None:
         """Run each statement of a batch without any row, so that what is missing shows."""
@@ -147,46 +192,72 @@ class BatchTransaction:
         """Store what can be stored, and find the rows that cannot: O(bad rows · log rows)."""
         if not self._begin(batch):
             return self._resume(batch)
-        bad = self._isolate(self._events, batch.events)
-        rejects = [*batch.rejects, *(salvage(line, *_explain(error)) for line, error in bad)]
-        stripped = [
-            strip(line, *_explain(error)) for line, error in self._isolate(self._rejects, rejects)
-        ]
-        if stripped:
-            self._connection.execute(self._rejects, [JsonArray.of(stripped)])
+        # A constraint that waits for the commit would not say which row it is.
+        self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        insert = self._new_events if self._rules.have_unique else self._events
+        refused = self._isolate(insert, batch.events)
+        if refused.absent and self._absentees.must_wait_for(refused.absent):
+            self._connection.execute("ROLLBACK")
+            return Outcome(retry=_wait_for(refused.absent))
+        bad = len(refused.rows)
+        rejects = [*batch.rejects, *(salvage(line, *_explain(e)) for line, e in refused.rows)]
+        stripped = [strip(line, *_explain(e)) for line, e in self._isolate_rejects(rejects)]
+        bare = [_reduce_to_ascii(line) for line, _ in self._isolate_rejects(stripped)]
+        if bare:
+            self._connection.execute(self._rejects, [JsonArray.of(bare)])
         # A tally may count events that were refused for its own tenant id or name.
         self._isolate(self._tallies, _tally_lines(batch))
         if bad:
             self._connection.execute(
-                self._correct_counts, {"bad": len(bad), "journal_id": batch.journal_id}
+                self._correct_counts, {"bad": bad, "journal_id": batch.journal_id}
             )
         self._connection.execute("COMMIT")
-        return Outcome(stored=len(batch.events) - len(bad), rejected=len(batch.rejects) + len(bad))
+        if self._absentees:
+            tenants = {_tenant_of(line) for line in batch.events}
+            self._absentees.welcome(tenants - refused.absent.keys())
+        return Outcome(stored=len(batch.events) - bad, rejected=len(batch.rejects) + bad)
 
-    def _isolate(self, query: bytes, lines: Sequence[bytes]) -> list[tuple[bytes, psycopg.Error]]:
-        """Store ``lines`` by halves; return those that the database refuses, with its reason."""
-        if not lines:
-            return []
-        try:
-            self._pipelined(
-                [
-                    (b"SAVEPOINT part", ()),
-                    (query, (JsonArray.of(lines),)),
-                    (b"RELEASE SAVEPOINT part", ()),
-                ]
-            )
-        except psycopg.Error as error:
-            if not _is_caused_by_data(error):
-                raise
-            self._connection.execute("ROLLBACK TO SAVEPOINT part")
-            if len(lines) == 1:
-                return [(lines[0], error)]
-            middle = len(lines) // 2
-            return [
-                *self._isolate(query, lines[:middle]),
-                *self._isolate(query, lines[middle:]),
-            ]
-        return []
+    def _isolate_rejects(self, lines: Sequence[bytes]) -> list[tuple[bytes, psycopg.Error]]:
+        return self._isolate(self._rejects, lines).rows
+
+    def _isolate(self, query: bytes, lines: Sequence[bytes]) -> _Refused:
+        """Store ``lines`` by halves, in order; return those that the database refuses."""
+        refused = _Refused()
+        tenants: dict[bytes, str | None] = {}
+        parts = [lines] if lines else []
+        """What is left to do, the first part last."""
+        opening = b"SAVEPOINT part"
+        while parts:
+            part = parts.pop()
+            if refused.absent:
+                tenants = tenants or {line: _tenant_of(line) for line in lines}
+                part = _pass_over(part, tenants, refused)
+                if not part:
+                    continue
+            try:
+                insert = (query, (JsonArray.of(part),))
+                self._pipelined([(opening, ()), insert, (b"RELEASE SAVEPOINT part", ())])
+                opening = b"SAVEPOINT part"
+                continue
+            except psycopg.Error as error:
+                if not self._rules.blame_row(error):
+                    raise
+                refusal = error
+            opening = b"ROLLBACK TO SAVEPOINT part"
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            kind = self._rules.find_constraint(refusal)
+            tenant = _tenant_of(part[0])
+            if kind == "primary key":
+                continue  # it is stored already
+            if kind == "tenant" and tenant is not None:
+                refused.absent[tenant] = refusal
+            refused.rows.append((part[0], refusal))
+        if opening != b"SAVEPOINT part":
+            self._connection.execute(opening)
+        return refused
 
     def _pipelined(self, statements: Sequence[_Statement]) -> list[psycopg.Cursor[TupleRow]]:
         """Send all statements, then wait for their answers: one round trip."""
@@ -214,9 +285,47 @@ def primary_message(error: BaseException) -> str:
 
 
 def _is_caused_by_data(error: psycopg.Error) -> bool:
-    if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
-        return False  # no partition for the row, which is the schema's fault
-    return error.sqlstate is not None and error.sqlstate.startswith(_DATA_CLASSES)
+    """Say whether it is the row's own fault, which no repetition mends."""
+    return judge(error).kind == "row"
+
+
+class _PassedOver(Exception):
+    """Rows were passed over, and not surely because they are stored already."""
+
+
+def _pass_over(
+    part: Sequence[bytes], tenants: Mapping[bytes, str | None], refused: _Refused
+) -> Sequence[bytes]:
+    """Leave out the rows of tenants that are known to be absent; they are refused untried."""
+    kept: list[bytes] = []
+    for line in part:
+        error = refused.absent.get(tenants[line] or "")
+        if error is None:
+            kept.append(line)
+        else:
+            refused.rows.append((line, error))
+    return kept
+
+
+def _tenant_of(line: bytes) -> str | None:
+    try:
+        return str(json.loads(line)["tenant_id"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None  # no row of any tenant
+
+
+def _wait_for(absent: Mapping[str, psycopg.Error]) -> Retry:
+    error = next(iter(absent.values()))
+    whose = f"{len(absent)} tenants" if len(absent) > 1 else f"the tenant {next(iter(absent))!r}"
+    return Retry("soon", f"events of {whose:.80} refer to what is not there yet: {error.sqlstate}")
+
+
+def _reduce_to_ascii(line: bytes) -> bytes:
+    """Write a stripped line so that a database of any encoding can hold it."""
+    values = cast("dict[str, str]", json.loads(line))
+    return json.dumps(
+        {k: v.encode("ascii", "replace").decode() for k, v in values.items()}
+    ).encode()
 
 
 def _explain(error: psycopg.Error) -> tuple[str, str]:
@@ -296,4 +405,9 @@ _CORRECT_COUNTS: Final = """
     SET stored = stored - %(bad)s, rejected = rejected + %(bad)s,
         last_rejected = last_rejected + %(bad)s
     WHERE journal_id = %(journal_id)s
+"""
+_END_SINCE: Final = 5
+"""The migration that added ``ended_at``."""
+_END_JOURNAL: Final = """
+    UPDATE {table} SET ended_at = clock_timestamp() WHERE journal_id = %s
 """

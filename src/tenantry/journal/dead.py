@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 from uuid import UUID
@@ -64,7 +65,8 @@ class DeadJournal:
                 if line.kind in ROWS and not is_counted:
                     accepted += 1
                 if line.kind in EVENTS and line.kind != Kind.REPEATABLE:
-                    self.last_created_at = _emitted_at(json.loads(line.json))
+                    emitted_at = _emitted_at(json.loads(line.json))
+                    self.last_created_at = emitted_at or self.last_created_at
                 if line.kind in {Kind.START, Kind.OPEN}:
                     operation_id = json.loads(line.json)["operation_id"]
                     if operation_id not in closed:
@@ -73,7 +75,8 @@ class DeadJournal:
                     operation_id = json.loads(line.json)["operation_id"]
                     closed.add(operation_id)
                     self.open.pop(operation_id, None)
-            accepted += sum(1 for _ in corrupt_lines_of(segment))
+            segment.corrupt.update(corrupt_lines_of(segment))
+            accepted += len(segment.corrupt)
         self._accepted = accepted
         self._sequence = sequence
         self._count_interrupted()
@@ -129,9 +132,12 @@ class DeadJournal:
             file.flush()
             os.fdatasync(file.fileno())
         temporary.rename(self.directory / segment_name(number))
+        corrupt = {segment.number: segment.corrupt for segment in self.segments.values()}
         for segment in self.segments.values():
             segment.close()
         self.segments = {s.number: s for s in map_segments(self.directory)}
+        for segment_number, offsets in corrupt.items():
+            self.segments[segment_number].corrupt = offsets
 
     def totals(self) -> Totals:
         """Read the counters as the process left them."""
@@ -167,13 +173,20 @@ class DeadJournal:
         self.close(remove=False)
 
 
-def _emitted_at(event: dict[str, Any]) -> str:
-    """Tell when an event was emitted: its id knows; ``created_at`` may be any time it was given."""
+def _emitted_at(event: dict[str, Any]) -> str | None:
+    """Tell when an event was emitted: its id knows; ``created_at`` may be any time it was given.
+
+    None where neither is valid: the destination says what becomes of such an event.
+    """
     with suppress(ValueError):
-        event_id = UUID(event["id"])
+        event_id = UUID(str(event.get("id")))
         if event_id.version == 7:  # noqa: PLR2004  # RFC 9562: it begins with 48 bits of milliseconds
             return TimestampFormat()((event_id.int >> 80) * 1_000_000)
-    return str(event["created_at"])
+    created_at = str(event.get("created_at"))
+    with suppress(ValueError):
+        datetime.fromisoformat(created_at)
+        return created_at
+    return None
 
 
 def adopt(

@@ -367,16 +367,14 @@ class Journal:
         return None
 
     def has_room(self) -> bool:
-        """Say whether a line would be taken, without taking one."""
+        """Say whether a line would be taken, without taking one; the shipper calls this."""
         if self.is_sealed:
             return False
         active = self._active
-        if active.settled_at is not None:
-            return True
         if not active.is_sealed() and len(active.map) - active.used() > PAGE:
             return True
-        _, unsettled = self.used_bytes()
-        return unsettled + self.segment_bytes <= self.max_bytes
+        self.prepare()  # the disk may be full, whatever the limit says
+        return bool(self._spares)
 
     def used_bytes(self) -> tuple[int, int]:
         """Count the bytes of settled segments and of all else, of all journals of the root.
@@ -430,17 +428,21 @@ class Journal:
                 self._full_until = 0.0
 
     def forget_settled(self, older_than: float) -> None:
-        """Remove segments that were settled more than ``older_than`` seconds ago."""
+        """Remove segments that were settled more than ``older_than`` seconds ago.
+
+        The younger ones are let go: 256 MiB of them would hold 256 descriptors.
+        """
         if self.root is not None and is_room_asked_for(self.root):
             older_than = 0.0
         limit = self._now() - older_than
         for segment in self._all_segments():
-            if (
-                segment.settled_at is not None
-                and segment.settled_at <= limit
-                and segment is not self._active
-            ):
+            if segment.settled_at is None or segment is self._active:
+                continue
+            if segment.settled_at <= limit:
                 self._forget(segment)
+            elif not segment.map.closed:
+                with self._rotation:
+                    segment.let_go()
 
     def _forget(self, segment: Segment) -> None:
         with self._rotation:

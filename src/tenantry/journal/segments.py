@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +49,8 @@ class Segment:
     fd: int = -1
     end: int | None = None
     settled_at: float | None = None
+    corrupt: set[int] = field(default_factory=set[int])
+    """Offsets of the lines that were read and whose checksum fails."""
 
     def is_sealed(self) -> bool:
         """Say whether it takes no more lines."""
@@ -74,6 +76,17 @@ class Segment:
         """Unmap, and close the descriptor."""
         self.map.close()
         self.close_file()
+
+    def let_go(self) -> None:
+        """Unmap a settled segment of a file: a map holds a descriptor of its own as well."""
+        if self.path is not None:
+            self.close()
+
+    def take_up(self) -> None:
+        """Map again, to read, what was let go."""
+        if self.map.closed and self.path is not None:
+            with self.path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def close_file(self) -> None:
         """Close the descriptor; the map stays."""
@@ -138,6 +151,7 @@ def read_chunk(segments: dict[int, Segment], position: Position, max_bytes: int)
     if number is None:
         return None
     segment = segments[number]
+    segment.take_up()
     offset = position.offset if number == position.segment else 0
     sealed = segment.end is not None
     used = segment.used()
@@ -150,6 +164,7 @@ def read_chunk(segments: dict[int, Segment], position: Position, max_bytes: int)
     if not data and not sealed:
         return None
     lines, corrupt = split_lines(data, offset)
+    segment.corrupt.update(corrupt)
     ends_segment = sealed and offset + len(data) >= used
     end = Position(number + 1, 0) if ends_segment else Position(number, offset + len(data))
     return Chunk(position, end, number, lines, corrupt, ends_segment)
@@ -184,12 +199,19 @@ def corrupt_lines_of(segment: Segment) -> Iterator[int]:
 
 
 def tally(segment: Segment) -> dict[tuple[str, str], int]:
-    """Count the events of a whole segment by (tenant id, name)."""
-    return count_events(segment.map[: segment.used()])
+    """Count the events of a whole segment, which was read, by (tenant id, name).
+
+    A line whose checksum fails counts for nobody: its tenant is what may be wrong in it.
+    """
+    content = segment.map[: segment.used()]
+    for offset in sorted(segment.corrupt, reverse=True):
+        content = content[:offset] + content[content.index(b"\n", offset) + 1 :]
+    return count_events(content)
 
 
 def count_row_lines(segment: Segment) -> int:
     """Count the rows of a whole segment by the letter of each line, without parsing any."""
+    segment.take_up()
     content = segment.map[: segment.used()]
     return sum(line[9:10] in _ROW_LETTERS for line in content.split(b"\n") if line)
 

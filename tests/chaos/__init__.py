@@ -1,0 +1,1 @@
+"""Chaos: a matrix of faults, each with real processes and a real PostgreSQL. See ``harness``."""
