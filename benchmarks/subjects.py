@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,13 +62,17 @@ def ingest(source_type: str, url: str) -> Report:  # noqa: ARG001  # the argumen
 
 @dataclass
 class Subject:
-    """One thing to call, and to wait for in the pauses; ``lost`` counts what was thrown away."""
+    """One thing to call, and to wait for in the pauses; ``lost`` counts what was thrown away.
+
+    ``call_in_loop`` makes what is awaited, within the event loop of each burst.
+    """
 
     call: Callable[[], object]
     catch_up: Callable[[], object] = lambda: None
     lost: Callable[[], int] = lambda: 0
     bursts_without_pause: int = 1
     runs_in_loop: bool = False
+    call_in_loop: Callable[[], Callable[[], object]] | None = None
 
 
 # Floors.
@@ -176,6 +180,113 @@ def decorated_async() -> Iterator[Subject]:
         made = subject(lambda: recorded("web", URL))
         made.runs_in_loop = True
         yield made
+
+
+@contextmanager
+def decorated_method() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    class Desk:
+        @emits("ingest")
+        def ingest(self, source_type: str, url: str) -> Report:  # noqa: ARG002
+            return REPORT
+
+    desk = Desk()
+    with pipeline_in_scope() as subject:
+        yield subject(lambda: desk.ingest("web", URL))
+
+
+@contextmanager
+def returned_coroutine() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    async def body() -> Report:
+        return REPORT
+
+    @emits("ingest")
+    def recorded(source_type: str, url: str) -> Coroutine[Any, Any, Report]:  # noqa: ARG001
+        return body()
+
+    with pipeline_in_scope() as subject:
+        made = subject(lambda: recorded("web", URL))
+        made.runs_in_loop = True
+        yield made
+
+
+def one_item(source_type: str, url: str) -> Generator[str, None, Report]:  # noqa: ARG001
+    yield "item"
+    return REPORT
+
+
+def all_items(source_type: str, url: str) -> Generator[str]:  # noqa: ARG001
+    while True:
+        yield "item"
+
+
+async def one_item_later(source_type: str, url: str) -> AsyncGenerator[str]:  # noqa: ARG001
+    yield "item"
+
+
+async def all_items_later(source_type: str, url: str) -> AsyncGenerator[str]:  # noqa: ARG001
+    while True:
+        yield "item"
+
+
+@contextmanager
+def generator() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    recorded = emits("ingest")(one_item)
+    with pipeline_in_scope() as subject:
+        yield subject(lambda: list(recorded("web", URL)))
+
+
+@contextmanager
+def generator_item() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    with pipeline_in_scope() as subject:
+        items = emits("ingest", docs=0, chunks=0)(all_items)("web", URL)
+        yield subject(items.__next__)
+        items.close()
+
+
+@contextmanager
+def plain_item() -> Iterator[Subject]:
+    yield Subject(all_items("web", URL).__next__)
+
+
+@contextmanager
+def async_generator() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    recorded = emits("ingest", docs=0, chunks=0)(one_item_later)
+
+    async def call() -> None:
+        async for _ in recorded("web", URL):
+            pass
+
+    with pipeline_in_scope() as subject:
+        made = subject(call)
+        made.runs_in_loop = True
+        yield made
+
+
+@contextmanager
+def async_generator_item() -> Iterator[Subject]:
+    from tenantry import emits  # noqa: PLC0415
+
+    with pipeline_in_scope() as subject:
+        recorded = emits("ingest", docs=0, chunks=0)(all_items_later)
+        made = subject(lambda: None)
+        # A loop closes its generators when it ends, and each burst has a loop of its own.
+        made.call_in_loop = lambda: recorded("web", URL).__anext__
+        yield made
+
+
+@contextmanager
+def plain_async_item() -> Iterator[Subject]:
+    yield Subject(lambda: None, call_in_loop=lambda: all_items_later("web", URL).__anext__)
 
 
 @contextmanager
@@ -350,6 +461,14 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
         decorated_busy,
         decorated_in_span,
         decorated_async,
+        decorated_method,
+        returned_coroutine,
+        generator,
+        plain_item,
+        generator_item,
+        async_generator,
+        plain_async_item,
+        async_generator_item,
         block,
         fact,
         fact_by_name,
@@ -389,14 +508,19 @@ def run_burst(subject: Subject) -> tuple[float, float]:
     call = subject.call
     calls = range(CALLS * subject.bursts_without_pause)
     if subject.runs_in_loop:
-        return asyncio.run(_await_all(call, calls))
+        return asyncio.run(_await_all(lambda: call, calls))
+    if subject.call_in_loop is not None:
+        return asyncio.run(_await_all(subject.call_in_loop, calls))
     wall, cpu = time.perf_counter(), time.thread_time()
     for _ in calls:
         call()
     return time.thread_time() - cpu, time.perf_counter() - wall
 
 
-async def _await_all(call: Callable[[], object], calls: range) -> tuple[float, float]:
+async def _await_all(
+    make_call: Callable[[], Callable[[], object]], calls: range
+) -> tuple[float, float]:
+    call = make_call()
     wall, cpu = time.perf_counter(), time.thread_time()
     for _ in calls:
         await call()  # type: ignore[misc]

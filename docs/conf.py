@@ -21,12 +21,15 @@ napoleon_numpy_docstring = False
 
 # Names of other projects: their inventories would have to be downloaded.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|contextlib|contextvars|datetime|os|pathlib|types|typing|uuid)\..*"),
+    (
+        r"py:.*",
+        r"(collections|concurrent|contextlib|contextvars|datetime|os|pathlib|types|typing|uuid)\..*",
+    ),
     (r"py:.*", r"(annotated_types|opentelemetry|psycopg|pydantic|pydantic_settings|wrapt)\..*"),
     (r"py:(class|exc|obj)", r"[a-z]+|[A-Z][A-Za-z]*(Error|Exception)|Path|UUID|Any|None|Callable"),
     (r"py:class", r"ModuleType"),
     # Types of our own that signatures mention, and that nobody needs to name.
-    (r"py:class", r"(tenantry\.[\w.]+\.)?(EventType|TenantType|Clock|_Running)"),
+    (r"py:class", r"(tenantry\.[\w.]+\.)?(Binding|EventType|F|TenantType|Clock|_Running)"),
     # A default of a dataclass's field, cut at its comma.
     (r"py:class", r"dict\[str"),
     # napoleon takes what stands before a colon, in an attribute's docstring, for its type.

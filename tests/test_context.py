@@ -285,12 +285,6 @@ def test_bind_tenant_is_undone_by_reset():
     assert current_scope() is None
 
 
-def test_reset_in_another_context_is_told():
-    token = copy_context().run(bind_tenant, A)
-    with pytest.raises(ValueError, match="different Context"):
-        reset(token)
-
-
 # Where scopes go.
 
 
@@ -431,20 +425,6 @@ def test_static_and_class_methods_are_decorated_in_either_order():
 
     assert Desk.one(1) == Desk().one(1) == Desk.two(1) == Desk().two(1) == (1, A)
     assert Desk.three(1) == Desk().three(1) == Desk().four(1) == (Desk, 1, A)
-
-
-def generator():
-    yield
-
-
-async def async_generator():
-    yield
-
-
-@pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator)])
-def test_generator_functions_are_refused(function):
-    with pytest.raises(UnsupportedCallable, match="its consumer would run inside the scope"):
-        tenant(A)(function)
 
 
 @pytest.mark.parametrize("function", [dict, 3])

@@ -11,9 +11,10 @@ import pytest
 import tenantry
 
 NAMES = """
-    PLATFORM Drop Event FlushReport Operation Pipeline Sampling Scope Stats Taxonomy TenantryError
-    aflush alog_event ashutdown bind_tenant configure current_operation current_scope emits flush
-    log_event reset shutdown stats tenant
+    ContextExecutor Drop Event FlushReport Operation PLATFORM Pipeline Sampling Scope Stats
+    Taxonomy TenantryError aflush alog_event ashutdown bind_tenant configure current_operation
+    current_scope emits extract flush inject instrument_threads log_event propagate reset
+    shutdown stats tenant uninstrument_threads
 """
 
 

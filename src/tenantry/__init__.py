@@ -4,13 +4,11 @@ from tenantry.context import (
     PLATFORM,
     Operation,
     Scope,
-    bind_tenant,
     current_operation,
     current_scope,
-    reset,
-    tenant,
 )
 from tenantry.exceptions import TenantryError
+from tenantry.executors import ContextExecutor, propagate
 from tenantry.facts import alog_event, log_event
 from tenantry.instrument import emits
 from tenantry.pipeline import (
@@ -22,12 +20,16 @@ from tenantry.pipeline import (
     shutdown,
     stats,
 )
+from tenantry.propagation import extract, inject
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Sampling
+from tenantry.scopes import bind_tenant, reset, tenant
 from tenantry.taxonomy import Event, Taxonomy
+from tenantry.threads import instrument_threads, uninstrument_threads
 
 __all__ = [
     "PLATFORM",
+    "ContextExecutor",
     "Drop",
     "Event",
     "FlushReport",
@@ -46,12 +48,17 @@ __all__ = [
     "current_operation",
     "current_scope",
     "emits",
+    "extract",
     "flush",
+    "inject",
+    "instrument_threads",
     "log_event",
+    "propagate",
     "reset",
     "shutdown",
     "stats",
     "tenant",
+    "uninstrument_threads",
 ]
 
 __version__ = "0.1.0"

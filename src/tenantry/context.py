@@ -1,23 +1,22 @@
-"""Scopes in contextvars: tenant, actor, correlation, and the current operation.
+"""What is current, in contextvars: tenant, actor, correlation, and the operation.
 
 Knows nothing of events or of pipelines; a pipeline tells it only what type tenant ids have and
-whether to be strict.
+whether to be strict. How scopes are entered and left is in `tenantry.scopes`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
+import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from types import CoroutineType, TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, cast
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from tenantry.exceptions import InvalidTenant, UnsupportedCallable
+from tenantry.exceptions import InvalidTenant, TenantNotSet
+from tenantry.interruptions import is_interruption
 
 TenantType = Literal["uuid", "bigint", "text"]
 TENANT_TYPES: Final[tuple[TenantType, ...]] = ("uuid", "bigint", "text")
@@ -25,10 +24,12 @@ TENANT_TYPES: Final[tuple[TenantType, ...]] = ("uuid", "bigint", "text")
 TEXT_LIMIT: Final = 200
 """Characters kept of an actor, a correlation id or an error code; and the longest text tenant."""
 
+DEPTH_LIMIT: Final = 1000
+"""Scopes that are kept for being around another one. More are no blocks: bindings without a reset,
+or tasks that each start the next."""
+
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 _BIGINT_MAX: Final = 2**63 - 1
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class PlatformTenant:
@@ -67,8 +68,10 @@ def canonical_tenant(value: object, tenant_type: TenantType) -> str | int:
     canonical: str | int | None
     try:
         canonical = _READERS[tenant_type](value)
-    except Exception:  # noqa: BLE001  # the value's own methods: an id that cannot be read is a bad one
-        canonical = None
+    except Exception as error:
+        if is_interruption(error):
+            raise
+        canonical = None  # the value's own methods: an id that cannot be read is a bad one
     if canonical is None:
         raise InvalidTenant(
             f"{shown(value)} ({type(value).__name__}) is not a tenant id: tenant ids are "
@@ -126,7 +129,9 @@ def safe_text(value: object) -> str:
     """
     try:
         text = str(value)
-    except Exception:  # noqa: BLE001  # the value's own method
+    except Exception as error:
+        if is_interruption(error):
+            raise
         text = f"<{type(value).__name__}>"
     return _UNSAFE.sub("\ufffd", text[:TEXT_LIMIT])
 
@@ -135,13 +140,26 @@ def shown(value: object) -> str:
     """Show a value in an error's text: its repr, cut to 80 characters; raises nothing."""
     try:
         return f"{value!r:.80}"
-    except Exception:  # noqa: BLE001  # the value's own method
+    except Exception as error:
+        if is_interruption(error):
+            raise
         return f"<{type(value).__name__}>"
+
+
+class UnknownTenant:
+    """Stands for a tenant id that could not be had; always a bad one, and never the scope's."""
+
+    def __init__(self, why: str) -> None:
+        """Keep the reason, which is its repr."""
+        self._why = why
+
+    def __repr__(self) -> str:
+        return self._why
 
 
 @dataclass(frozen=True, slots=True)
 class TenantRule:
-    """What a pipeline demands of tenant ids."""
+    """What a pipeline demands of tenant ids; each process has objects of its own."""
 
     tenant_type: TenantType = "uuid"
     strict: bool = False
@@ -157,6 +175,11 @@ def set_default_rule(rule: TenantRule) -> None:
     _default_rule = rule
 
 
+def current_rule() -> TenantRule:
+    """Give the rule of the pipeline that events emitted here go to."""
+    return _rule.get() or _default_rule
+
+
 def bind_rule(rule: TenantRule) -> Token[TenantRule | None]:
     """Set the rule of the pipeline that a block made current."""
     return _rule.set(rule)
@@ -167,14 +190,37 @@ def reset_rule(token: Token[TenantRule | None]) -> None:
     leave(_rule, token)
 
 
+fork_generation: int = 0
+"""How many forks lie between the first process and this one: who started an operation ends it, and
+a scope is one in the process that made it only."""
+
+
+def _after_fork_in_child() -> None:
+    global fork_generation  # noqa: PLW0603  # a fork is a process-wide fact
+    fork_generation += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Scope:
     """A tenant, and who acts for it; immutable.
 
     ``tenant`` is as it was given. A scope with a bad id is a scope all the same: its events are
-    refused, and kept with the reason.
+    refused, and kept with the reason. So is one that a forked process finds in itself.
     """
 
-    __slots__ = ("_resolved", "actor", "correlation", "error", "is_block", "outer", "tenant")
+    __slots__ = (
+        "_resolved",
+        "actor",
+        "correlation",
+        "depth",
+        "error",
+        "generation",
+        "is_block",
+        "outer",
+        "tenant",
+    )
 
     def __init__(
         self, tenant: object, *, actor: str | None = None, correlation: str | None = None
@@ -183,24 +229,39 @@ class Scope:
         self.tenant = tenant
         self.actor = actor
         self.correlation = correlation
-        self.error: InvalidTenant | None = None
-        self.is_block = False
-        """Whether a ``with tenant(…)`` block made it current; ``outer`` is then what was before."""
+        self.error: InvalidTenant | TenantNotSet | None = None
+        self.is_block = True
+        """Whether a block or a call made it current; else ``bind_tenant`` did."""
         self.outer: Scope | None = None
-        self._resolved: tuple[TenantType | None, str] = (None, "")
+        """What it was entered in; ``depth`` says how many such there are, itself included."""
+        self.depth = 1
+        self.generation = fork_generation
+        self._resolved: tuple[TenantRule | None, str] = (None, "")
 
-    def fragment(self, tenant_type: TenantType) -> str:
+    @property
+    def is_stale(self) -> bool:
+        """Whether it was made before this process was forked."""
+        return self.generation != fork_generation
+
+    def fragment(self, rule: TenantRule) -> str:
         """Give the scope's columns as JSON members, ``"tenant_id":…,``; empty when it is invalid.
 
-        Computed once for a scope; ``error`` says why it is invalid.
+        Computed once for a scope and a rule; ``error`` says why it is invalid. A forked process has
+        new rules, so that no event pays for the look at the generation.
         """
         resolved_for, fragment = self._resolved
-        if resolved_for is tenant_type:
+        if resolved_for is rule:
             return fragment
         fragment = ""
         try:
-            members = {"tenant_id": canonical_tenant(self.tenant, tenant_type)}
-        except InvalidTenant as error:
+            if self.is_stale:
+                raise TenantNotSet(  # noqa: TRY301  # kept as what is wrong with it, as below
+                    "no tenant is set: the process was forked inside a tenant scope, which stays "
+                    "with the parent. Enter `with tenant(…):` in the child, or give it "
+                    "tenantry.propagate(function)"
+                )
+            members = {"tenant_id": canonical_tenant(self.tenant, rule.tenant_type)}
+        except (InvalidTenant, TenantNotSet) as error:
             self.error = error.with_traceback(None)  # a traceback would keep the caller's frames
         else:
             if self.actor is not None:
@@ -209,12 +270,14 @@ class Scope:
                 members["correlation_id"] = safe_text(self.correlation)
             self.error = None
             fragment = json.dumps(members, separators=(",", ":"))[1:-1] + ","
-        self._resolved = (tenant_type, fragment)  # at once: another thread may resolve for another
+        self._resolved = (rule, fragment)  # at once: another thread may resolve for another
         return fragment
 
     def with_actor(self, actor: str) -> Scope:
         """Copy the scope for another actor."""
-        return Scope(self.tenant, actor=actor, correlation=self.correlation)
+        copy = Scope(self.tenant, actor=actor, correlation=self.correlation)
+        copy.generation, copy.outer, copy.depth = self.generation, self, self.depth + 1
+        return copy
 
     def __repr__(self) -> str:
         return f"Scope({self.tenant!r}, actor={self.actor!r}, correlation={self.correlation!r})"
@@ -227,6 +290,7 @@ class Operation:
     """UUIDv7 of the operation's start; the events of the operation carry it."""
     _data: dict[str, Any] | None = None
     _code: str | None = None
+    generation: int = -1
 
     def set(self, /, **data: Any) -> None:
         """Add data for the terminal event; a later value replaces an earlier one.
@@ -243,20 +307,38 @@ class Operation:
         self._code = code
 
 
+class RemoteOperation(Operation):
+    """An operation of another process, as the parent of what happens here; nothing is set in it."""
+
+    def __init__(self, operation_id: str) -> None:
+        """Keep the id."""
+        self.id = operation_id
+        self.generation = fork_generation
+
+
 current: ContextVar[Scope | None] = ContextVar("tenantry_scope", default=None)
-_left_early: ContextVar[tuple[Scope | None, ...]] = ContextVar("tenantry_left", default=())
-"""Scopes whose block ended while a later one was open: nobody returns to them."""
 running: ContextVar[Operation | None] = ContextVar("tenantry_operation", default=None)
 
 
 def current_scope() -> Scope | None:
-    """Give the scope that events emitted here would carry, or None."""
-    return current.get()
+    """Give the scope that events emitted here would carry, or None.
+
+    In a forked process, None until it enters one of its own.
+    """
+    scope = current.get()
+    return None if scope is None or scope.is_stale else scope
 
 
 def current_operation() -> Operation | None:
-    """Give the innermost operation that runs here, or None."""
-    return running.get()
+    """Give the innermost operation that runs here, or None.
+
+    In a forked process, None until it starts one of its own. Where ``propagate`` handed it to
+    another process, it has its ``id`` alone: what is set there is not recorded.
+    """
+    operation = running.get()
+    if operation is None or operation.generation != fork_generation:
+        return None
+    return operation
 
 
 def make_scope(tenant_id: object, actor: str | None, correlation: str | None) -> Scope:
@@ -265,8 +347,8 @@ def make_scope(tenant_id: object, actor: str | None, correlation: str | None) ->
     Actor and correlation are inherited within the same tenant only: what one tenant's request
     carries is never shown to another. Raises ``InvalidTenant`` in strict mode.
     """
-    outer = current.get()
-    rule = _rule.get() or _default_rule
+    outer = current_scope()
+    rule = current_rule()
     if rule.strict:
         canonical_tenant(tenant_id, rule.tenant_type)
     if (
@@ -276,7 +358,11 @@ def make_scope(tenant_id: object, actor: str | None, correlation: str | None) ->
     ):
         actor = outer.actor if actor is None else actor
         correlation = outer.correlation if correlation is None else correlation
-    return Scope(tenant_id, actor=actor, correlation=correlation)
+    scope = Scope(tenant_id, actor=actor, correlation=correlation)
+    around = current.get()
+    if around is not None and around.depth < DEPTH_LIMIT:
+        scope.outer, scope.depth = around, around.depth + 1
+    return scope
 
 
 def _is_same_tenant(one: object, other: object, tenant_type: TenantType) -> bool:
@@ -298,124 +384,3 @@ def leave(variable: ContextVar[Any], token: Token[Any]) -> None:
         variable.reset(token)
     except ValueError:
         return
-
-
-def bind_tenant(
-    tenant_id: object, *, actor: str | None = None, correlation: str | None = None
-) -> Token[Scope | None]:
-    """Enter a tenant's scope without a block, as a middleware does; give the token to ``reset``.
-
-    Raises ``InvalidTenant`` in strict mode only.
-    """
-    return current.set(make_scope(tenant_id, actor, correlation))
-
-
-def reset(token: Token[Scope | None]) -> None:
-    """Leave the scope that ``bind_tenant`` entered.
-
-    Raises ``ValueError`` in another context (task, thread) than that of ``bind_tenant``.
-    """
-    current.reset(token)
-
-
-class tenant:  # noqa: N801  # reads as a keyword: with tenant(…)
-    """Enter a tenant's scope for a block or for each call of a function.
-
-    Events emitted inside belong to that tenant. ``actor`` names who acts (``user:42``),
-    ``correlation`` the request or job; both are inherited from an outer scope of the same tenant.
-    Scopes nest, and follow contextvars: asyncio tasks and ``asyncio.to_thread`` inherit them, new
-    threads do not.
-
-    A bad id gives a scope whose events are refused and kept with the reason; in strict mode
-    ``InvalidTenant`` is raised. Each block takes a fresh ``tenant(…)``.
-    """
-
-    def __init__(
-        self, tenant_id: object, /, *, actor: str | None = None, correlation: str | None = None
-    ) -> None:
-        """Keep the values; nothing is entered yet."""
-        self._values = (tenant_id, actor, correlation)
-        self._token: Token[Scope | None] | None = None
-        self._scope: Scope | None = None
-
-    def __enter__(self) -> Scope:
-        if self._token is not None:
-            raise RuntimeError(
-                f"this tenant({shown(self._values[0])}) block is already entered; write "
-                "`with tenant(…)` anew for each block"
-            )
-        scope = make_scope(*self._values)
-        scope.outer, scope.is_block = current.get(), True
-        self._scope = scope
-        self._token = current.set(scope)
-        return scope
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        token, self._token = self._token, None
-        if token is None:
-            return
-        now = current.get()
-        if now is not self._scope and now is not None and now.is_block:
-            # Another block is entered still (a generator held this one open): it stays current.
-            _left_early.set((*_left_early.get(), self._scope))
-            return
-        leave(current, token)
-        while (now := current.get()) is not None and now in _left_early.get():
-            _left_early.set(tuple(scope for scope in _left_early.get() if scope is not now))
-            current.set(now.outer)
-
-    def _fresh(self) -> Self:
-        tenant_id, actor, correlation = self._values
-        return type(self)(tenant_id, actor=actor, correlation=correlation)
-
-    def __call__(self, function: F) -> F:
-        """Decorate a function or a coroutine function, a method, or a static or class method."""
-        if isinstance(function, (staticmethod, classmethod)):
-            method = cast("Any", function)
-            return cast("F", type(method)(self(method.__func__)))
-        name = getattr(function, "__qualname__", shown(function))
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise UnsupportedCallable(
-                f"tenant(…) cannot decorate the generator function {name}: its consumer would run "
-                "inside the scope. Open `with tenant(…)` within its body, around the parts that do "
-                "not yield"
-            )
-        if inspect.isclass(function) or not callable(function):
-            raise UnsupportedCallable(
-                f"tenant(…) cannot decorate {name}, which is no function; decorate functions and "
-                "methods, or write `with tenant(…):`"
-            )
-        if is_coroutine_function(function):
-
-            @functools.wraps(function)
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                with self._fresh():
-                    return await function(*args, **kwargs)
-
-            return cast("F", run_async)
-
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self._fresh():
-                result = function(*args, **kwargs)
-            if type(result) is CoroutineType:  # its body has not run yet
-                return self._await(cast("Awaitable[Any]", result))
-            return result
-
-        return cast("F", run)
-
-    async def _await(self, awaitable: Awaitable[Any]) -> Any:
-        with self._fresh():
-            return await awaitable
-
-
-def is_coroutine_function(target: Any) -> bool:
-    """Say whether calling it gives a coroutine: a coroutine function, or an object of that kind."""
-    return inspect.iscoroutinefunction(target) or (
-        not inspect.isroutine(target) and inspect.iscoroutinefunction(type(target).__call__)
-    )

@@ -11,12 +11,13 @@ from tenantry.context import (
     Scope,
     canonical_tenant,
     current,
+    current_operation,
     make_scope,
-    running,
     safe_text,
     shown,
 )
 from tenantry.exceptions import ConfigurationError, InvalidEvent, TenantryError, UnknownEvent
+from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.operation import (
     pick,
@@ -156,7 +157,7 @@ class _Fact:
         elif actor is not None and scope is not None:
             scope = scope.with_actor(actor)
         self.scope = scope
-        parent = running.get()
+        parent = current_operation()
         self.parent_id = None if parent is None else parent.id
 
     def make(
@@ -173,7 +174,7 @@ class _Fact:
             if fields is not None:
                 self._add(fields)
             has_given = self._sort(declared)
-            fragment = "" if self.scope is None else self.scope.fragment(pipeline.tenant_type)
+            fragment = "" if self.scope is None else self.scope.fragment(pipeline.rule)
             if not fragment:
                 if pipeline.strict:
                     raise_for_scope(self.scope, str(self.name))
@@ -217,7 +218,9 @@ class _Fact:
         """Put ``fields`` behind the keywords, which count for more."""
         try:
             self.data = {**fields, **self.data}
-        except Exception:  # noqa: BLE001  # no mapping, or one whose own methods raise
+        except Exception as error:  # no mapping, or one whose own methods raise
+            if is_interruption(error):
+                raise
             raise ConfigurationError(
                 f"{self.name}: fields= takes a mapping of keys to values, and the given "
                 f"{type(fields).__name__} cannot be read as one"

@@ -17,10 +17,11 @@ from contextlib import suppress
 from typing import Any, Final, Literal
 
 from tenantry import context, payload
-from tenantry.context import Scope, TenantType, safe_text
+from tenantry.context import Scope, TenantRule, TenantType, safe_text
 from tenantry.drops import Drops, News
 from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.exporters import Exporter
+from tenantry.interruptions import is_interruption
 from tenantry.journal import COUNTED, DROP_REASONS, Journal, Slot, close_line
 from tenantry.record import Kind, TimestampFormat, event_line, format_line, renumber
 from tenantry.report import Drop
@@ -49,6 +50,7 @@ class Intake(ABC):
     """
 
     tenant_type: TenantType
+    rule: TenantRule
     strict: bool
     max_payload_bytes: int
     on_full: Literal["drop", "wait"]
@@ -325,7 +327,7 @@ class Intake(ABC):
         """
         row: dict[str, Any] = {
             "id": self.new_id(),
-            "tenant_id": tenant_id if scope is None else _tenant_text(scope, self.tenant_type),
+            "tenant_id": tenant_id if scope is None else _tenant_text(scope, self.rule),
             "name": None if name is None else safe_text(name),
             "phase": phase,
             "created_at": self.timestamp(self.time_ns()),
@@ -415,9 +417,14 @@ class Intake(ABC):
             logger.warning(message, *arguments)
 
     def note_internal_error(self) -> None:
-        """Log an error of our own, with its traceback, and count the event as dropped, once."""
+        """Log an error of our own, with its traceback, and count the event as dropped, once.
+
+        Raises again what is none: an interruption.
+        """
+        error = sys.exception()
+        if error is not None and is_interruption(error):
+            raise error
         with suppress(Exception):  # telemetry never raises into the caller
-            error = sys.exception()
             if error is None or error.__dict__.pop(COUNTED, None) is None:
                 self.count(Slot.DROPPED_INTERNAL_ERROR)
             now = time.monotonic()
@@ -438,9 +445,9 @@ def _write(journal: Journal, line: bytes, kind: str, operation_id: str) -> bool:
     return journal.append_row(line)
 
 
-def _tenant_text(scope: Scope, tenant_type: TenantType) -> str | None:
+def _tenant_text(scope: Scope, rule: TenantRule) -> str | None:
     """Give the canonical text of a scope's tenant; None when the id is bad."""
-    fragment = scope.fragment(tenant_type)
+    fragment = scope.fragment(rule)
     return str(json.loads(f"{{{fragment[:-1]}}}")["tenant_id"]) if fragment else None
 
 

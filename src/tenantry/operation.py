@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tenantry.context import Scope, safe_text
 from tenantry.exceptions import (
@@ -14,6 +14,7 @@ from tenantry.exceptions import (
     TenantNotSet,
     UnknownOperation,
 )
+from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.pipeline import Pipeline
 from tenantry.record import closing_json
@@ -29,6 +30,9 @@ from tenantry.taxonomy import (
 
 ResultReader = Callable[[EventType, Any, Mapping[str, Any]], dict[str, Any]]
 """Takes an event's data from a result, given what is known without it, which counts for more."""
+
+OnClose = Literal["completed", "cancelled"]
+"""What it means that a generator's consumer stopped early."""
 
 CANCELLED: Final = "cancelled"
 NO_RESULT: Final = object()
@@ -47,11 +51,15 @@ class OperationSpec:
     name: str
     actor: str | Callable[..., str] | None = None
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Given by keywords: values."""
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Given by ``fields=``: values, or for a decorated function how to take them from a call."""
     result: Callable[[Any], Mapping[str, Any]] | str | None = None
     errors: Mapping[type[BaseException], str] = field(
         default_factory=dict[type[BaseException], str]
     )
     failed_if: Callable[[Any], object] | None = None
+    on_close: OnClose = "completed"
 
 
 class Phases(NamedTuple):
@@ -151,13 +159,12 @@ class BoundOperation:
             self.tails,
             self.closing,
         ) = find_phases(spec.name, pipeline)
-        self.undeclared = [key for key in spec.data if self.field_of(key) is None]
+        given = {**spec.fields, **spec.data}
+        self.undeclared = [key for key in given if self.field_of(key) is None]
         if isinstance(spec.result, str) and self.field_of(spec.result) is None:
             self.undeclared.append(spec.result)
         self.data = {
-            name: value
-            for key, value in spec.data.items()
-            if (name := self.field_of(key)) is not None
+            name: value for key, value in given.items() if (name := self.field_of(key)) is not None
         }
         self.result_readers: dict[type, ResultReader] = {}
 
@@ -165,7 +172,9 @@ class BoundOperation:
         """Give how to take data from a result of this type; looked up once a type."""
         try:
             reader = self.result_readers.get(kind)
-        except Exception:  # noqa: BLE001  # the type's metaclass says how to hash and compare it
+        except Exception as error:  # the type's metaclass says how to hash and compare it
+            if is_interruption(error):
+                raise
             return self._make_reader(kind)
         if reader is None:
             reader = self._make_reader(kind)
@@ -182,7 +191,9 @@ class BoundOperation:
         try:
             if issubclass(kind, Mapping):
                 return read_mapping
-        except Exception:  # noqa: BLE001  # the type's metaclass: abc hashes and compares types
+        except Exception as error:  # the type's metaclass: abc hashes and compares types
+            if is_interruption(error):
+                raise
             return read_attributes
         return read_nothing if issubclass(kind, _PLAIN_RESULTS) else read_attributes
 
@@ -247,7 +258,9 @@ def read_attributes(event: EventType, result: Any, known: Mapping[str, Any]) -> 
         if name not in known:
             try:
                 value = getattr(result, name, NO_RESULT)
-            except Exception:  # noqa: BLE001, S112  # the result's own property; the others are taken
+            except Exception as error:  # the result's own property; the others are taken
+                if is_interruption(error):
+                    raise
                 continue
             if value is not NO_RESULT and not callable(value):
                 found[name] = value
@@ -268,7 +281,8 @@ def scope_problem(scope: Scope | None) -> Exception:
             "no tenant is set: emit within `with tenant(…):`, or give emits() tenant=…; events "
             "that belong to no customer go to tenantry.PLATFORM"
         )
-    return InvalidTenant(str(scope.error or "the tenant id is bad"))
+    error = scope.error or InvalidTenant("the tenant id is bad")
+    return type(error)(str(error))
 
 
 def raise_for_scope(scope: Scope | None, name: str) -> None:

@@ -22,6 +22,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from tenantry.exceptions import InvalidEvent
+from tenantry.interruptions import is_interruption
 
 MAX_BYTES: Final = 2048
 """Default limit of the JSON of one payload, in bytes of UTF-8."""
@@ -86,6 +87,8 @@ def plain(value: Any) -> Any:
     except InvalidEvent:
         raise
     except Exception as error:
+        if is_interruption(error):
+            raise
         why = f"{type(value).__name__} raised {type(error).__name__} while it was read"
         raise _unfit("data", why) from error
 

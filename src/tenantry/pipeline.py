@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 import weakref
@@ -20,7 +21,7 @@ from contextvars import ContextVar, Token
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from uuid_utils import uuid7
 
@@ -86,30 +87,37 @@ class Pipeline(Intake):
         ship_interval: float = 0.25,
         shutdown_timeout: float = 5.0,
         on_drop: Callable[[Sequence[Drop]], object] | None = None,
+        signing_keys: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         new_id: Any = None,
     ) -> None:
         """Check the options, open the journal and start the shipper."""
-        _check_choice("tenant_type", tenant_type, TENANT_TYPES)
-        _check_choice("durability", durability, ("process", "power"))
-        _check_choice("on_full", on_full, ("drop", "wait"))
-        for option, value, least in (
+        for option, value, choices in (
+            ("tenant_type", tenant_type, TENANT_TYPES),
+            ("durability", durability, ("process", "power")),
+            ("on_full", on_full, ("drop", "wait")),
+        ):
+            _check_choice(option, value, choices)
+        for option, number, least in (
             ("journal_max_bytes", journal_max_bytes, 4 * 1024 * 1024),
             ("max_payload_bytes", max_payload_bytes, 64),
             ("ship_interval", ship_interval, 0.001),
             ("shutdown_timeout", shutdown_timeout, 0),
         ):
-            _check_at_least(option, value, least)
+            _check_at_least(option, number, least)
         _check_sampling(sampling)
         _check_callable("on_drop", on_drop)
         self.tenant_type: TenantType = tenant_type
         self.strict = strict
+        self.rule = TenantRule(tenant_type, strict)
         self.taxonomy = load_taxonomy(taxonomy, open_taxonomy)
         self.sampling = dict(sampling or {})
         self.max_payload_bytes = max_payload_bytes
         self.durability: Literal["process", "power"] = durability
         self.on_full = on_full
         self.shutdown_timeout = shutdown_timeout
+        self.signing_keys = _read_keys(signing_keys or {})
+        """Of ``inject`` and ``extract``, by their ids; the first signs."""
         self.service = service
         self.environment = environment
         self._embedded: Any = None
@@ -254,8 +262,7 @@ class Pipeline(Intake):
     # Current.
 
     def __enter__(self) -> Self:
-        rule = TenantRule(self.tenant_type, self.strict)
-        tokens = (current.set(self), context.bind_rule(rule))
+        tokens = (current.set(self), context.bind_rule(self.rule))
         _entered.set((*_entered.get(), tokens))
         return self
 
@@ -387,6 +394,7 @@ class Pipeline(Intake):
     def after_fork_in_child(self) -> None:
         """Leave everything to the parent; the next event begins a journal of this process's own."""
         journals, shipper = (self._journal, self._late), self._shipper
+        self.rule = TenantRule(self.tenant_type, self.strict)  # see Scope.fragment
         self._lock = threading.RLock()
         self._stop_sync = threading.Event()
         self._journal = self._late = self._shipper = None
@@ -426,6 +434,25 @@ def _check_sampling(sampling: object) -> None:
             f"sampling={sampling!r:.80} is not possible; give a mapping of names to Sampling, as "
             'in {"ingest": Sampling(0.5)}'
         )
+
+
+def _read_keys(keys: Mapping[str, str]) -> dict[str, bytes]:
+    for key_id, key in keys.items():
+        if not _KEY_ID.fullmatch(key_id):
+            raise ConfigurationError(
+                f"the id {key_id!r:.80} of a signing key is not possible; it has 1 to 32 letters, "
+                "digits, _ or -"
+            )
+        if len(key.encode()) < _SHORTEST_KEY:
+            raise ConfigurationError(
+                f"the signing key {key_id!r} is too short: it has {_SHORTEST_KEY} bytes or "
+                'more, as from `python -c "import secrets; print(secrets.token_urlsafe(32))"`'
+            )
+    return {key_id: key.encode() for key_id, key in keys.items()}
+
+
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SHORTEST_KEY: Final = 32
 
 
 def _new_id() -> str:
@@ -488,6 +515,7 @@ def configure(
     ship_interval: float | None = None,
     shutdown_timeout: float | None = None,
     on_drop: Callable[[Sequence[Drop]], object] | None = None,
+    signing_keys: Mapping[str, str] | None = None,
 ) -> Pipeline:
     """Set up the pipeline of this process, and give it back.
 
@@ -514,6 +542,8 @@ def configure(
       5.0
     - ``on_drop``: called with a list of ``Drop`` from the shipper's thread, within seconds, when
       events were dropped; what it raises is logged. It must not block for long
+    - ``signing_keys``: ``{key id: secret}`` for `tenantry.propagation`; the first signs, all are
+      accepted. As a variable: ``id:secret,id:secret``
 
     Again with the same settings it gives the same pipeline. Raises ``AlreadyConfigured`` with other
     settings, ``ConfigurationError`` for bad ones, ``TaxonomyError``, and ``MissingExtra``. Does not
@@ -537,6 +567,7 @@ def configure(
         "max_payload_bytes": max_payload_bytes,
         "ship_interval": ship_interval,
         "shutdown_timeout": shutdown_timeout,
+        "signing_keys": None if signing_keys is None else dict(signing_keys),
     }
     given = {key: value for key, value in given.items() if value is not None}
     if journal is not _Unset.UNSET:
@@ -561,7 +592,7 @@ def configure(
                 "Pipeline(…)"
             )
         pipeline = Pipeline(**merged)
-        context.set_default_rule(TenantRule(pipeline.tenant_type, pipeline.strict))
+        context.set_default_rule(pipeline.rule)
         configured, _configured_with = pipeline, merged
         return pipeline
 
@@ -598,17 +629,12 @@ def stats() -> Stats:
     return _configured_or_raise().stats()
 
 
-fork_generation: int = 0
-"""How many forks lie between the first process and this one: who started an operation ends it."""
-
-
 def _read_all() -> list[Stats]:
     return [pipeline.stats() for pipeline in list(_pipelines)]
 
 
 def _after_fork_in_child() -> None:
-    global fork_generation, _configuring  # noqa: PLW0603  # a fork is a process-wide fact
-    fork_generation += 1
+    global _configuring  # noqa: PLW0603  # a fork is a process-wide fact
     _configuring = threading.Lock()
     for pipeline in list(_pipelines):
         pipeline.after_fork_in_child()

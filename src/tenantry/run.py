@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from contextvars import Token
+from contextvars import ContextVar, Token
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from tenantry import context
 from tenantry import pipeline as pipelines
-from tenantry.context import Operation, Scope, current, leave, make_scope, running, safe_text
+from tenantry.callables import outcome_of
+from tenantry.context import (
+    Operation,
+    Scope,
+    current,
+    current_operation,
+    make_scope,
+    running,
+    safe_text,
+)
 from tenantry.exceptions import InvalidEvent, InvalidTenant, TenantNotSet
+from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.operation import (
     CANCELLED,
@@ -25,8 +36,9 @@ from tenantry.operation import (
     tail,
 )
 from tenantry.pipeline import Pipeline
-from tenantry.record import Kind, event_json
+from tenantry.record import ABANDONED, Kind, event_json
 from tenantry.sampling import Sampling
+from tenantry.scopes import leave_scope
 from tenantry.taxonomy import EventType, OpenEventType
 from tenantry.tracing import span_fragment
 
@@ -38,12 +50,16 @@ class Run(Operation):
     _scope: Scope | None = None
     _scope_token: Token[Scope | None] | None = None
     _token: Token[Operation | None] | None = None
+    _pipeline_token: Token[Pipeline | None] | None = None
     _ended = False
     _opened = False
+    _is_resumed = False
     _kept = True
     _fragment = ""
     _extra = ""
     _started_at = 0
+    _elapsed = 0
+    _within: tuple[Scope | None, Operation | None] = (None, None)
 
     def __init__(self, bound: BoundOperation, values: dict[str, Any], conn: object) -> None:
         """Prepare; nothing is emitted before ``begin``."""
@@ -51,7 +67,7 @@ class Run(Operation):
         self.conn = conn
         self._bound = bound
         self._values = values
-        self._generation: int = pipelines.fork_generation
+        self.generation = context.fork_generation
 
     @property
     def pipeline(self) -> Pipeline:
@@ -76,8 +92,8 @@ class Run(Operation):
                 scope = scope.with_actor(actor)
                 self._scope_token = current.set(scope)
             self._scope = scope
-            self._fragment = "" if scope is None else scope.fragment(pipeline.tenant_type)
-            parent = running.get()
+            self._fragment = "" if scope is None else scope.fragment(pipeline.rule)
+            parent = None if running.get() is None else current_operation()
             operation = f'"operation_id":"{self.id}",'
             if parent is not None:
                 operation += f'"parent_operation_id":"{parent.id}",'
@@ -86,8 +102,13 @@ class Run(Operation):
                 self._check_start()
             if self._fragment:
                 self._emit_start()
-        except BaseException:
+        except BaseException as error:
             self._leave_scope()
+            if not isinstance(error, Exception) or is_interruption(error):
+                if self._opened:  # the caller sees it, and the body will not run
+                    self.end(error)
+            else:
+                self._close()
             raise
         self._token = running.set(self)
         self._started_at = pipeline.perf_counter_ns()
@@ -172,38 +193,84 @@ class Run(Operation):
         """Stop being current, and emit the terminal event; once.
 
         Gives the JSON of a completed event that is to go into the caller's own transaction, which
-        ``hand`` or ``ahand`` then does. Raises nothing: telemetry's own mistakes are logged.
+        ``hand`` or ``ahand`` then does. Raises interruptions only: mistakes of our own are logged.
         """
         bound = self._bound
         duration = (bound.pipeline.perf_counter_ns() - self._started_at) / 1e6
         if self._token is not None:
             self._leave_scope()
-        if self._ended or self._generation != pipelines.fork_generation:
+        if self._ended or self.generation != context.fork_generation:
             return None  # a forked child leaves the end to the process that started
         self._ended = True
         try:
             return self._emit_end(error, result, duration)
-        except Exception:  # noqa: BLE001  # logged there; telemetry never raises into the caller
+        except BaseException as problem:
+            self._close()  # its line may be lost: it is not to look endless
+            if not isinstance(problem, Exception):
+                raise
             bound.pipeline.note_internal_error()
             return None
 
-    def suspend(self) -> None:
-        """Stop being current, without an end yet."""
+    def pause(self) -> None:
+        """Stop being current, until ``resume``: there, in whatever context, it goes on as here."""
+        self._elapsed = self._bound.pipeline.perf_counter_ns() - self._started_at
+        operation = running.get()  # mostly itself, of which it holds no reference
+        self._within = current.get(), None if operation is self else operation
         self._leave_scope()
 
     def resume(self) -> None:
-        """Be current again, here."""
-        if self._scope is not current.get():
-            self._scope_token = current.set(self._scope)
-        self._token = running.set(self)
+        """Be current again, here, with what the body had made current by then."""
+        scope, operation = self._within
+        self._is_resumed = True
+        self._scope_token = current.set(scope)
+        self._token = running.set(operation or self)
+        pipeline = self._bound.pipeline
+        if (pipelines.current.get() or pipelines.configured) is not pipeline:
+            self._pipeline_token = pipelines.current.set(pipeline)
+        self._started_at = pipeline.perf_counter_ns() - self._elapsed
+
+    def end_closed(self, result: object = NO_RESULT) -> bytes | None:
+        """End a generator's run whose consumer stopped early: Python cannot tell why."""
+        if self._bound.spec.on_close == "cancelled":
+            return self.end(asyncio.CancelledError())
+        return self.end(None, result)
+
+    def finish_future(self, future: Any) -> None:
+        """End the run of a function that returned a future, when that is done."""
+        error, result = outcome_of(future)
+        started_at = self._started_at
+        self.resume()
+        self._started_at = started_at  # the work went on meanwhile
+        line = self.end(error, result if error is None else NO_RESULT)
+        if line is not None:
+            self.hand(line)
+
+    def drop(self, *, is_closed: bool) -> None:
+        """End a paused run that nobody can go on with; nothing where it has ended."""
+        if self._ended:
+            return
+        self.resume()
+        if is_closed:
+            self.end_closed()
+        else:
+            self._code = self._code or ABANDONED
+            self.end(None)
 
     def _leave_scope(self) -> None:
         if self._token is not None:
-            leave(running, self._token)
+            put_back(running, self._token, self)
+            if (before := running.get()) is not None and _has_ended(before):
+                running.set(None)
             self._token = None
         if self._scope_token is not None:
-            leave(current, self._scope_token)
+            if self._is_resumed or self._scope is None:
+                put_back(current, self._scope_token, self._scope)
+            else:
+                leave_scope(self._scope, self._scope_token)
             self._scope_token = None
+        if self._pipeline_token is not None:
+            put_back(pipelines.current, self._pipeline_token, self._bound.pipeline)
+            self._pipeline_token = None
 
     def _emit_end(  # noqa: C901  # on the caller's path, where each further call costs
         self, error: BaseException | None, result: object, duration: float
@@ -214,7 +281,10 @@ class Run(Operation):
         if error is not None or self._code is not None or bound.spec.failed_if is not None:
             try:
                 code = self._error_code(error, result)
-            except Exception as problem:  # noqa: BLE001  # code of the application, failed_if= included
+            except Exception as problem:
+                if is_interruption(problem):
+                    raise
+                # It is of the application's own code, failed_if= included.
                 code = None if error is None else error_type(error)
                 self._warn_raised("the error code cannot be asked for", problem)
         event = bound.completed if code is None else bound.failed
@@ -262,7 +332,10 @@ class Run(Operation):
                 found = bound.reader_of(type(result))(event, result, values)
                 if found:
                     values = {**found, **values}
-            except Exception as problem:  # noqa: BLE001  # code of the application, result= included
+            except Exception as problem:
+                if is_interruption(problem):
+                    raise
+                # It is of the application's own code, result= included.
                 self._warn_raised("no data is taken from the result", problem)
         if self._data:
             given = {name: v for k, v in self._data.items() if (name := bound.field_of(k))}
@@ -348,7 +421,8 @@ class Run(Operation):
         declared = pick(event, values)
         bound = self._bound
         others = {key: value for key, value in values.items() if key not in declared}
-        others |= {key: bound.spec.data.get(key) for key in bound.undeclared}
+        given = {**bound.spec.fields, **bound.spec.data}
+        others |= {key: given.get(key) for key in bound.undeclared}
         others |= {key: (self._data or {})[key] for key in self._unknown()}
         ids: dict[str, str] = json.loads(f"{{{self._extra[:-1]}}}")
         bound.pipeline.reject(
@@ -387,3 +461,18 @@ class Run(Operation):
     def _end_unhanded(self, error: BaseException) -> None:
         self._ended = False
         self.end(error)
+
+
+def _has_ended(operation: Operation) -> bool:
+    """Say whether it is a run that is over: nobody returns to it."""
+    return isinstance(operation, Run) and operation._ended  # noqa: SLF001  # our own
+
+
+def put_back(variable: ContextVar[Any], token: Token[Any], mine: object) -> None:
+    """Undo a ``set``, also where a generator that was left open goes on in another context."""
+    try:
+        variable.reset(token)
+    except ValueError:
+        if variable.get() is mine:  # there it was taken along; else there is nothing to undo
+            before = token.old_value
+            variable.set(None if before is Token.MISSING else before)

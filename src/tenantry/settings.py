@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(MAX_BYTES, ge=64, le=512 * 1024)
     ship_interval: float = Field(0.25, gt=0, le=60)
     shutdown_timeout: float = Field(5.0, ge=0)
+    signing_keys: Annotated[dict[str, str] | None, NoDecode] = None
 
     @field_validator("open_taxonomy", mode="before")
     @classmethod
@@ -46,6 +47,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(pattern.strip() for pattern in value.split(",") if pattern.strip())
         return value
+
+    @field_validator("signing_keys", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        return _read_pairs(value) if isinstance(value, str) else value
+
+
+def _read_pairs(text: str) -> dict[str, str]:
+    pairs = [pair.strip().partition(":") for pair in text.split(",") if pair.strip()]
+    return {key: value for key, _, value in pairs}
 
 
 def read_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +85,6 @@ def read_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _given(problem: Any) -> str:
-    """Show the value of an option, but not of the DSN, which holds a password."""
-    secret = "dsn" in problem["loc"]
+    """Show the value of an option, but no secret: a DSN may hold a password."""
+    secret = not {"dsn", "signing_keys"}.isdisjoint(problem["loc"])
     return "" if secret or problem["type"] == "missing" else f"={problem['input']!r:.80}"

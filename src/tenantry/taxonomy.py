@@ -19,6 +19,7 @@ from pydantic_core import SchemaSerializer, SchemaValidator, core_schema
 
 from tenantry import payload
 from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
+from tenantry.interruptions import is_interruption
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -203,7 +204,9 @@ class EventType:
             values = payload.without_iterators(values)
         try:
             data = self._freeze_fast(values)
-        except Exception:  # noqa: BLE001  # whatever a validator raises: the careful way says what
+        except Exception as error:  # whatever a validator raises: the careful way says what
+            if is_interruption(error):
+                raise
             data = self._freeze_carefully(values)
         if len(data) > max_bytes or data.find(b"\\u0000") >= 0:
             return payload.fit(data, max_bytes)
@@ -217,6 +220,8 @@ class EventType:
         except ValidationError as error:
             raise InvalidEvent(f"{self.name}: {_explain(error)}", detail=_explain(error)) from None
         except Exception as error:
+            if is_interruption(error):
+                raise
             detail = f"a validator raised {type(error).__qualname__}"
             raise InvalidEvent(f"{self.name}: {detail}", detail=detail) from error
         return self._dump_carefully(model)
@@ -228,6 +233,8 @@ class EventType:
                 model, mode="json", by_alias=True, exclude_none=True, warnings=False
             )
         except Exception as error:
+            if is_interruption(error):
+                raise
             detail = f"a value has no JSON form ({type(error).__qualname__})"
             raise InvalidEvent(
                 f"{self.name}: {detail}", reason="unserializable", detail=detail
@@ -242,7 +249,9 @@ class EventType:
             return self.freeze(event.__dict__, max_bytes)
         try:
             data = self._to_json(event, by_alias=True, exclude_none=True, warnings="error")
-        except Exception:  # noqa: BLE001  # whatever it is: validation says what
+        except Exception as error:  # whatever it is: validation says what
+            if is_interruption(error):
+                raise
             return self.freeze(event.__dict__, max_bytes)
         if len(data) > max_bytes or b"\\u0000" in data:
             return payload.fit(data, max_bytes)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import tenantry
-from tenantry import Pipeline, configure, emits, log_event, pipeline, tenant
+from tenantry import Pipeline, configure, context, emits, log_event, pipeline, tenant
 from tenantry.exceptions import AlreadyConfigured, ConfigurationError, JournalUnavailable
 from tenantry.exporters import Retry
 from tenantry.exporters.memory import MemoryExporter
@@ -494,13 +494,13 @@ forking = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 @forking
 def test_fork_counts_its_generation():
-    before = pipeline.fork_generation
+    before = context.fork_generation
 
     def check() -> None:
-        assert pipeline.fork_generation == before + 1
+        assert context.fork_generation == before + 1
 
     assert in_child(check) == 0
-    assert pipeline.fork_generation == before
+    assert context.fork_generation == before
 
 
 @forking

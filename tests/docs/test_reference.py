@@ -107,6 +107,7 @@ def words_of_type(field: FieldInfo) -> str:
         bool: "true or false",
         Path: "directory",
         tuple[str, ...]: "patterns, joined by commas",
+        dict[str, str]: "`id:secret` pairs, joined by commas",
     }
     return ", ".join([words.get(annotation, unit), *limits(field)])
 

@@ -1,13 +1,15 @@
 """What both type checkers must agree on of the public names; read by them, never run."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, assert_type
 
 import tenantry
 from tenantry import (
     PLATFORM,
+    ContextExecutor,
     Event,
     FlushReport,
     Operation,
@@ -16,8 +18,11 @@ from tenantry import (
     Scope,
     Stats,
     alog_event,
+    bind_tenant,
     emits,
     log_event,
+    propagate,
+    reset,
     tenant,
 )
 from tenantry.exporters.memory import MemoryExporter
@@ -51,8 +56,53 @@ async def fetch(item: str) -> bytes:
 coroutine: Coroutine[Any, Any, bytes] = fetch("a")
 
 
+@emits("work", on_close="cancelled")
+def chunks(item: str, size: int = 1) -> Generator[str, int, float]:
+    sent = yield item
+    return float(size + sent)
+
+
+assert_type(chunks("a"), Generator[str, int, float])
+assert_type(chunks("a").send(1), str)
+chunks(size="a")  # type: ignore[call-arg, arg-type]  # checked as those of the function itself
+emits("work", on_close="failed")  # type: ignore[arg-type]  # 'completed' or 'cancelled'
+
+
+@emits("work")
+async def stream(item: str) -> AsyncGenerator[bytes, int]:
+    yield item.encode()
+
+
+assert_type(stream("a"), AsyncGenerator[bytes, int])
+
+
+@contextmanager
+@emits("work")
+def opened(item: str) -> Generator[int]:
+    yield len(item)
+
+
+@asynccontextmanager
+@emits("work")
+async def opened_later(item: str) -> AsyncGenerator[int]:
+    yield len(item)
+
+
+@emits("work")
+def begin(item: str) -> asyncio.Task[bytes]:
+    return asyncio.ensure_future(asyncio.create_task(fetch(item)))
+
+
+with opened("a") as length:
+    assert_type(length, int)
+
+
 async def use() -> None:
     assert_type(await fetch("a"), bytes)
+    assert_type([each async for each in stream("a")], list[bytes])
+    assert_type(await begin("a"), bytes)
+    async with opened_later("a") as number:
+        assert_type(number, int)
     assert_type(await Desk().asynchronous("a"), list[str])
     assert_type(await nightly(1), str)
 
@@ -112,6 +162,22 @@ assert_type(Desk().scoped("a"), list[str])
 async def nightly(day: int) -> str:
     return str(day)
 
+
+@tenant("session.tenant_id")
+def each_key(session: Mapping[str, str]) -> Iterator[str]:
+    yield from session
+
+
+assert_type(each_key({}), Iterator[str])
+
+# Contexts.
+
+propagated: Callable[[int], Coroutine[Any, Any, str]] = propagate(nightly)
+propagate(3)  # type: ignore[type-var]  # what cannot be called is refused
+with ContextExecutor(ThreadPoolExecutor()) as pool:
+    assert_type(pool.submit(len, "a"), Future[int])
+    assert_type(pool.map(str, [1]), Iterator[str])
+reset(bind_tenant("acme", actor="user:1"))
 
 # Blocks.
 
