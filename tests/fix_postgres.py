@@ -174,10 +174,12 @@ def _empty_database(server: Server) -> Database:
     with psycopg.connect(database.superuser, autocommit=True) as connection:
         schemas = connection.execute(
             "SELECT nspname FROM pg_namespace"
-            " WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'information_schema')"
+            " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
         ).fetchall()
         for (schema,) in schemas:
             connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+        connection.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")  # as initdb does
+        connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
     return database
 
 
