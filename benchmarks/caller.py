@@ -37,6 +37,9 @@ LABELS = {
     "block": "with emits(…)",
     "fact": "log_event(QuotaExceeded(…))",
     "fact_by_name": 'log_event("quota_exceeded", …)',
+    "fact_undetected": "the same, with detect=False",
+    "fact_marked": "log_event with a masked and a hashed field",
+    "fact_cleaned": "log_event with an e-mail address in its text",
     "otel_span": "OpenTelemetry, one span with attributes",
 }
 QUICK = ("plain", "decorated", "otel_logs", "decorated_sustained", "decorated_busy", "fact")

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import wrapt
 
@@ -113,7 +113,9 @@ class NullExporter:
 
 
 @contextmanager
-def pipeline_in_scope() -> Iterator[Callable[[Callable[[], object]], Subject]]:
+def pipeline_in_scope(
+    taxonomy: Any = "tenantry.taxonomies.saas", **options: Any
+) -> Iterator[Callable[[Callable[[], object]], Subject]]:
     """Run a pipeline with a journal on disk, in a tenant's scope; yields how to make a subject."""
     import tenantry  # noqa: PLC0415  # not in OpenTelemetry's processes
 
@@ -121,10 +123,11 @@ def pipeline_in_scope() -> Iterator[Callable[[Callable[[], object]], Subject]]:
         tempfile.TemporaryDirectory(prefix="tenantry-bench-") as directory,
         tenantry.Pipeline(
             exporter=NullExporter(),
-            taxonomy="tenantry.taxonomies.saas",
+            taxonomy=taxonomy,
             journal=directory,
             service="benchmark",
             environment="test",
+            **options,
         ) as pipeline,
         tenantry.tenant(TENANT, actor=ACTOR),
     ):
@@ -322,6 +325,42 @@ def fact_by_name() -> Iterator[Subject]:
         )
 
 
+@contextmanager
+def fact_marked() -> Iterator[Subject]:
+    """A fact with a masked and a hashed field."""
+    from tenantry import Event, Sensitive, log_event  # noqa: PLC0415
+
+    class Paid(Event):
+        card: Annotated[str, Sensitive("mask")]
+        email: Annotated[str, Sensitive("hash")]
+
+    with pipeline_in_scope([Paid], redaction_keys={"k": "k" * 32}) as subject:
+        yield subject(lambda: log_event("paid", card="4111111111111111", email="a@example.com"))
+
+
+@contextmanager
+def fact_cleaned() -> Iterator[Subject]:
+    """A fact with an e-mail address in its text."""
+    from tenantry import Event, log_event  # noqa: PLC0415
+
+    class Said(Event):
+        reason: str
+
+    with pipeline_in_scope([Said]) as subject:
+        yield subject(lambda: log_event("said", reason="the customer alice@example.com asked"))
+
+
+@contextmanager
+def fact_undetected() -> Iterator[Subject]:
+    """The fact by name, where nothing is searched for secrets."""
+    from tenantry import log_event  # noqa: PLC0415
+
+    with pipeline_in_scope(detect=False) as subject:
+        yield subject(
+            lambda: log_event("quota_exceeded", quota_type="messages", limit=100, attempted=101)
+        )
+
+
 # OpenTelemetry.
 
 
@@ -472,6 +511,9 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
         block,
         fact,
         fact_by_name,
+        fact_undetected,
+        fact_marked,
+        fact_cleaned,
         otel_logs,
         otel_logs_sustained,
         otel_logs_busy,

@@ -29,7 +29,10 @@ nitpick_ignore_regex = [
     (r"py:(class|exc|obj)", r"[a-z]+|[A-Z][A-Za-z]*(Error|Exception)|Path|UUID|Any|None|Callable"),
     (r"py:class", r"ModuleType"),
     # Types of our own that signatures mention, and that nobody needs to name.
-    (r"py:class", r"(tenantry\.[\w.]+\.)?(Binding|EventType|F|TenantType|Clock|_Running)"),
+    (
+        r"py:class",
+        r"(tenantry\.[\w.]+\.)?(Binding|EventType|F|Redaction|TenantType|Clock|_Running)",
+    ),
     # A default of a dataclass's field, cut at its comma.
     (r"py:class", r"dict\[str"),
     # napoleon takes what stands before a colon, in an attribute's docstring, for its type.

@@ -187,7 +187,14 @@ def _shared_database(server: Server) -> Database:
     database = _find_database(server, "test_shared")
     if not status(database.superuser).version:
         _migrated(database)
-    for table in ("events", "rejected_events", "event_tallies", "journal_cursors", "ledger"):
+    for table in (
+        "events",
+        "rejected_events",
+        "event_tallies",
+        "journal_cursors",
+        "ledger",
+        "tenant_roles",
+    ):
         database.execute(f"DELETE FROM tenantry.{table}")
     return database
 

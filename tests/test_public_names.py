@@ -11,10 +11,10 @@ import pytest
 import tenantry
 
 NAMES = """
-    ContextExecutor Drop Event FlushReport Operation PLATFORM Pipeline Sampling Scope Stats
-    Taxonomy TenantryError aflush alog_event ashutdown bind_tenant configure current_operation
-    current_scope emits extract flush inject instrument_threads log_event propagate reset
-    shutdown stats tenant uninstrument_threads
+    ContextExecutor Drop Event FlushReport Operation PLATFORM Pipeline Sampling Scope Sensitive
+    Stats Taxonomy TenantryError aflush alog_event ashutdown bind_tenant configure
+    current_operation current_scope emits extract flush inject instrument_threads log_event
+    propagate reset shutdown stats tenant uninstrument_threads
 """
 
 

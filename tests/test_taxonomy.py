@@ -27,7 +27,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
-from tenantry.taxonomy import Event, EventType, Taxonomy, compile_dict, load_taxonomy
+from tenantry.schemas import compile_dict
+from tenantry.taxonomy import Event, EventType, Taxonomy, load_taxonomy
 
 LIMIT = 2048
 

@@ -21,6 +21,7 @@ from tenantry.pipeline import (
     stats,
 )
 from tenantry.propagation import extract, inject
+from tenantry.redaction import Sensitive
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Sampling
 from tenantry.scopes import bind_tenant, reset, tenant
@@ -37,6 +38,7 @@ __all__ = [
     "Pipeline",
     "Sampling",
     "Scope",
+    "Sensitive",
     "Stats",
     "Taxonomy",
     "TenantryError",

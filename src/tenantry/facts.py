@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from tenantry import payload
 from tenantry.context import (
     Scope,
     canonical_tenant,
     current,
     current_operation,
     make_scope,
-    safe_text,
     shown,
 )
 from tenantry.exceptions import ConfigurationError, InvalidEvent, TenantryError, UnknownEvent
@@ -29,6 +29,7 @@ from tenantry.operation import (
 )
 from tenantry.pipeline import Pipeline, current_pipeline, warn_unconfigured
 from tenantry.record import Kind, derived_id, event_json
+from tenantry.redaction import Redaction
 from tenantry.taxonomy import COLUMN_KEYS, Event, EventType, OpenEventType
 from tenantry.tracing import span_fragment
 
@@ -254,6 +255,10 @@ class _Fact:
         Says whether there is a value for a field among it.
         """
         values, data = self.values, self.data
+        if len(data) > payload.MAX_VALUES:
+            raise InvalidEvent(
+                f"{self.name}: {len(data)} keys; at most {payload.MAX_VALUES}", reason="too_large"
+            )
         has_given = False
         fills_columns = declared.fills_columns
         is_open = isinstance(declared, OpenEventType)
@@ -270,7 +275,7 @@ class _Fact:
             for key, column in COLUMN_KEYS.items():
                 value = values.get(declared.keys.get(key, key), data.get(key))
                 if value is not None and column not in self.columns:
-                    self.columns[column] = column_member(column, value)
+                    self.columns[column] = column_member(column, value, self.pipeline.redaction)
         if self.undeclared:
             self._check_undeclared(declared, self.undeclared)
         return has_given
@@ -317,6 +322,7 @@ class _Fact:
             reason="unknown_event" if isinstance(problem, UnknownEvent) else reason_of(problem),
             detail=getattr(problem, "detail", "") or str(problem),
             scope=self.scope,
+            event=declared,
             data={
                 (declared.stored_keys.get(key, key) if declared else key): value
                 for key, value in known.items()
@@ -326,10 +332,10 @@ class _Fact:
         )
 
 
-def column_member(column: str, value: object) -> str:
+def column_member(column: str, value: object, redaction: Redaction) -> str:
     """Write a value that fills a column as a JSON member; raises ``InvalidEvent``."""
     if column == "error_code":
-        return f'"error_code":{encode_basestring_ascii(safe_text(value))},'
+        return f'"error_code":{encode_basestring_ascii(redaction.short_text(value))},'
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15:  # noqa: PLR2004  # 30,000 years
         return f'"duration_ms":{float(value)!r},'
     raise InvalidEvent(

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +25,10 @@ from tenantry.exporters import Exporter
 from tenantry.interruptions import is_interruption
 from tenantry.journal import COUNTED, DROP_REASONS, Journal, Slot, close_line
 from tenantry.record import Kind, TimestampFormat, event_line, format_line, renumber
+from tenantry.redaction import Redaction
 from tenantry.report import Drop
 from tenantry.shipper import Shipper
+from tenantry.taxonomy import EventType
 
 logger = logging.getLogger("tenantry")
 
@@ -53,6 +56,7 @@ class Intake(ABC):
     rule: TenantRule
     strict: bool
     max_payload_bytes: int
+    redaction: Redaction
     on_full: Literal["drop", "wait"]
     service: str | None
     environment: str | None
@@ -315,6 +319,7 @@ class Intake(ABC):
         scope: Scope | None = None,
         tenant_id: str | None = None,
         phase: str | None = None,
+        event: EventType | None = None,
         data: Mapping[str, Any] | None = None,
         other_keys: Mapping[str, str] | None = None,
         operation_id: str | None = None,
@@ -323,19 +328,22 @@ class Intake(ABC):
     ) -> None:
         """Keep an event that cannot be recorded, with the reason, in ``rejected_events``.
 
-        ``data`` holds the values of declared keys; of others, ``other_keys`` has name and type.
+        ``data`` holds the values of declared keys of ``event``; of others, ``other_keys`` has name
+        and type.
         """
+        text = self.redaction.text
+        detail = text(detail)
         row: dict[str, Any] = {
             "id": self.new_id(),
             "tenant_id": tenant_id if scope is None else _tenant_text(scope, self.rule),
-            "name": None if name is None else safe_text(name),
+            "name": None if name is None else safe_text(text(name)),
             "phase": phase,
             "created_at": self.timestamp(self.time_ns()),
             "reason": reason,
             "detail": safe_text(detail) if len(detail) < context.TEXT_LIMIT else _clip(detail),
-            "data": self._rejected_data(data or {}),
+            "data": self._rejected_data(event, data or {}),
             "other_keys": {
-                safe_text(key): kind for key, kind in list((other_keys or {}).items())[:50]
+                safe_text(text(key)): kind for key, kind in list((other_keys or {}).items())[:50]
             },
             "operation_id": operation_id,
             "parent_operation_id": parent_operation_id,
@@ -354,19 +362,23 @@ class Intake(ABC):
             detail,
         )
 
-    def _rejected_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _rejected_data(self, event: EventType | None, data: Mapping[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}
-        for key, value in data.items():
+        for key, value in list(data.items())[: payload.MAX_VALUES]:
             try:
-                kept[safe_text(key)] = payload.plain(value)
+                kept[safe_text(key)] = payload.plain(value, self.redaction)
             except InvalidEvent:
                 kept[safe_text(key)] = f"<{type(value).__name__}>"
         try:
-            fitted: dict[str, Any] = json.loads(
-                payload.fit(payload.to_json(kept), self.max_payload_bytes)[0]
-            )
+            written = payload.to_json(kept)
+            if event is not None:
+                written = event.redact(written, self.max_payload_bytes)
+            fitted: dict[str, Any] = json.loads(payload.fit(written, self.max_payload_bytes)[0])
         except (InvalidEvent, ValueError, RecursionError):
-            return {key: f"<{type(value).__name__}>" for key, value in list(kept.items())[:50]}
+            return {
+                self.redaction.text(key): f"<{type(value).__name__}>"
+                for key, value in list(kept.items())[:50]
+            }
         return fitted
 
     # The caller's own transaction.
@@ -414,7 +426,8 @@ class Intake(ABC):
             self._warned.clear()
         self._warned[key] = now
         with suppress(Exception):  # a filter of the application's may raise
-            logger.warning(message, *arguments)
+            clean = self.redaction.text
+            logger.warning(message, *(clean(a) if isinstance(a, str) else a for a in arguments))
 
     def note_internal_error(self) -> None:
         """Log an error of our own, with its traceback, and count the event as dropped, once.
@@ -430,9 +443,11 @@ class Intake(ABC):
             now = time.monotonic()
             if now - self._warned.get("internal", float("-inf")) >= 1.0:
                 self._warned["internal"] = now
+                # Types and lines, but no texts of exceptions: those may hold what was to be stored.
                 logger.error(
-                    "an event was lost to an error inside Tenantry; please report it",
-                    exc_info=True,  # noqa: LOG014  # called from handlers of exceptions only
+                    "an event was lost to an error inside Tenantry; please report it: %s\n%s",
+                    type(error).__name__,
+                    "".join(traceback.format_tb(None if error is None else error.__traceback__)),
                 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
+from tenantry import payload
 from tenantry.context import Scope, safe_text
 from tenantry.exceptions import (
     ConfigurationError,
@@ -25,7 +26,6 @@ from tenantry.taxonomy import (
     RESERVED,
     STARTED,
     EventType,
-    OpenEventType,
 )
 
 ResultReader = Callable[[EventType, Any, Mapping[str, Any]], dict[str, Any]]
@@ -111,19 +111,32 @@ def _make_phases(name: str, pipeline: Pipeline) -> Phases:
         closing = "\t" + closing_json(
             failed.name,
             failed.version,
-            None if isinstance(failed, OpenEventType) else list(failed.stored_keys.values()),
+            None if failed.is_open else _closing_keys(started, failed),
             None if error_key is None else failed.stored_keys[error_key],
         )
     return Phases(
         started,
         completed,
         failed,
-        any(isinstance(event, OpenEventType) for event in events),
+        any(event.is_open for event in events),
         declared,
         sampling,
         (tail(started, rate, pipeline), tail(completed, rate, pipeline)),
         closing,
     )
+
+
+def _closing_keys(started: EventType | None, failed: EventType) -> list[str]:
+    """List the keys that an abandoned operation takes over from its start.
+
+    A field that its failed event marks ``Sensitive`` is one only where the start wrote it so.
+    """
+    written = {} if started is None else started.sensitive
+    return [
+        key
+        for field, key in failed.stored_keys.items()
+        if field not in failed.sensitive or failed.sensitive[field] == written.get(field)
+    ]
 
 
 class BoundOperation:
@@ -223,7 +236,7 @@ class BoundOperation:
             f"{', '.join(repr(key)[:80] for key in keys[:5])}; it declares "
             f"{', '.join(sorted(set(self.declared.values()))) or 'none'}"
         )
-        for _ in keys:
+        for _ in keys[: payload.MAX_VALUES]:
             pipeline.count(Slot.UNDECLARED, event=False)
         if pipeline.strict:
             raise InvalidEvent(message, reason="undeclared_key")

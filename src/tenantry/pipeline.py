@@ -12,7 +12,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import threading
 import time
 import weakref
@@ -21,7 +20,7 @@ from contextvars import ContextVar, Token
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from uuid_utils import uuid7
 
@@ -43,10 +42,12 @@ from tenantry.journal import (
     Slot,
     local_process,
 )
+from tenantry.keys import read_keys
 from tenantry.record import (
     Clock,
     TimestampFormat,
 )
+from tenantry.redaction import Redact, Redaction
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Sampling
 from tenantry.shipper import Shipper
@@ -87,7 +88,11 @@ class Pipeline(Intake):
         ship_interval: float = 0.25,
         shutdown_timeout: float = 5.0,
         on_drop: Callable[[Sequence[Drop]], object] | None = None,
-        signing_keys: Mapping[str, str] | None = None,
+        signing_keys: Mapping[str, str | bytes] | None = None,
+        redaction_keys: Mapping[str, str | bytes] | None = None,
+        secret_names: Iterable[str] = (),
+        detect: bool = True,
+        redact: Redact | None = None,
         clock: Clock | None = None,
         new_id: Any = None,
     ) -> None:
@@ -110,13 +115,16 @@ class Pipeline(Intake):
         self.tenant_type: TenantType = tenant_type
         self.strict = strict
         self.rule = TenantRule(tenant_type, strict)
-        self.taxonomy = load_taxonomy(taxonomy, open_taxonomy)
+        self.redaction = Redaction(
+            keys=redaction_keys, secret_names=secret_names, detect=detect, redact=redact
+        )
+        self.taxonomy = load_taxonomy(taxonomy, open_taxonomy, self.redaction)
         self.sampling = dict(sampling or {})
         self.max_payload_bytes = max_payload_bytes
         self.durability: Literal["process", "power"] = durability
         self.on_full = on_full
         self.shutdown_timeout = shutdown_timeout
-        self.signing_keys = _read_keys(signing_keys or {})
+        self.signing_keys = read_keys("signing_keys", {} if signing_keys is None else signing_keys)
         """Of ``inject`` and ``extract``, by their ids; the first signs."""
         self.service = service
         self.environment = environment
@@ -143,8 +151,7 @@ class Pipeline(Intake):
         self._on_drop = on_drop
         self._begin_drops()
         self._stop_sync = threading.Event()
-        if strict:
-            self._check_exporter()
+        self._check_ready()
         self._begin()
         if isinstance(self.exporter, MemoryExporter):
             self.exporter.flush_with(self.flush)
@@ -178,9 +185,23 @@ class Pipeline(Intake):
         made: Exporter = postgres.PostgresExporter(dsn, schema=schema, tenant_type=self.tenant_type)
         return made
 
-    def _check_exporter(self) -> None:
+    def _check_ready(self) -> None:
+        """See that there is a key where values are to be hashed; strict mode asks the exporter."""
+        hashed = [
+            f"{event.name}.{field}"
+            for event in self.taxonomy
+            for field, marks in event.sensitive.items()
+            if any(mark.how == "hash" for mark in marks)
+        ]
+        if hashed and not self.redaction.has_key:
+            if self.strict:
+                raise ConfigurationError(
+                    f'{", ".join(hashed[:5])}: marked Sensitive("hash"), and there is no key. Give '
+                    "configure() redaction_keys={id: secret}, or set TENANTRY_REDACTION_KEYS"
+                )
+            self.redaction.warn_of_no_key()
         check = getattr(self.exporter, "check", None)
-        if check is not None:
+        if self.strict and check is not None:
             check(time.monotonic() + self.shutdown_timeout)
 
     def _make_tail(self) -> str:
@@ -436,25 +457,6 @@ def _check_sampling(sampling: object) -> None:
         )
 
 
-def _read_keys(keys: Mapping[str, str]) -> dict[str, bytes]:
-    for key_id, key in keys.items():
-        if not _KEY_ID.fullmatch(key_id):
-            raise ConfigurationError(
-                f"the id {key_id!r:.80} of a signing key is not possible; it has 1 to 32 letters, "
-                "digits, _ or -"
-            )
-        if len(key.encode()) < _SHORTEST_KEY:
-            raise ConfigurationError(
-                f"the signing key {key_id!r} is too short: it has {_SHORTEST_KEY} bytes or "
-                'more, as from `python -c "import secrets; print(secrets.token_urlsafe(32))"`'
-            )
-    return {key_id: key.encode() for key_id, key in keys.items()}
-
-
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_SHORTEST_KEY: Final = 32
-
-
 def _new_id() -> str:
     return str(uuid7())
 
@@ -515,12 +517,16 @@ def configure(
     ship_interval: float | None = None,
     shutdown_timeout: float | None = None,
     on_drop: Callable[[Sequence[Drop]], object] | None = None,
-    signing_keys: Mapping[str, str] | None = None,
+    signing_keys: Mapping[str, str | bytes] | None = None,
+    redaction_keys: Mapping[str, str | bytes] | None = None,
+    secret_names: Iterable[str] | None = None,
+    detect: bool | None = None,
+    redact: Redact | None = None,
 ) -> Pipeline:
     """Set up the pipeline of this process, and give it back.
 
-    Options; each but ``exporter``, ``sampling`` and ``on_drop`` may come from the environment
-    instead, as ``TENANTRY_<NAME>``:
+    Options; each but ``exporter``, ``sampling``, ``on_drop`` and ``redact`` may come from the
+    environment instead, as ``TENANTRY_<NAME>``:
 
     - ``exporter``: where events go; default: PostgreSQL at ``dsn``
     - ``taxonomy``: the declared events: a module or its dotted name, ``Event`` classes, or a
@@ -544,6 +550,14 @@ def configure(
       events were dropped; what it raises is logged. It must not block for long
     - ``signing_keys``: ``{key id: secret}`` for `tenantry.propagation`; the first signs, all are
       accepted. As a variable: ``id:secret,id:secret``
+    - ``redaction_keys``: ``{id: secret of 32 bytes or more}`` for ``Sensitive("hash")``; the first
+      is used
+    - ``secret_names``: further names of keys whose values are removed, beside ``password`` and its
+      like
+    - ``detect``: whether texts are searched for e-mail addresses, keys, card numbers and the like;
+      default True
+    - ``redact``: called with the event's name, the key's path and each value, gives what is stored,
+      None for nothing; what it raises leaves the value out
 
     Again with the same settings it gives the same pipeline. Raises ``AlreadyConfigured`` with other
     settings, ``ConfigurationError`` for bad ones, ``TaxonomyError``, and ``MissingExtra``. Does not
@@ -568,6 +582,9 @@ def configure(
         "ship_interval": ship_interval,
         "shutdown_timeout": shutdown_timeout,
         "signing_keys": None if signing_keys is None else dict(signing_keys),
+        "redaction_keys": redaction_keys,
+        "secret_names": secret_names,
+        "detect": detect,
     }
     given = {key: value for key, value in given.items() if value is not None}
     if journal is not _Unset.UNSET:
@@ -580,7 +597,8 @@ def configure(
         merged["journal"] = None
     merged["taxonomy"] = merged["taxonomy"] if taxonomy is None else taxonomy
     _check_sampling(sampling)
-    merged |= {"exporter": exporter, "sampling": dict(sampling or {}), "on_drop": on_drop}
+    merged |= {"exporter": exporter, "sampling": dict(sampling or {})}
+    merged |= {"on_drop": on_drop, "redact": redact}
     with _configuring:
         if configured is not None and not configured.is_shut_down:
             different = [key for key in merged if merged[key] != _configured_with[key]]

@@ -19,7 +19,6 @@ from tenantry.context import (
     current_operation,
     make_scope,
     running,
-    safe_text,
 )
 from tenantry.exceptions import InvalidEvent, InvalidTenant, TenantNotSet
 from tenantry.interruptions import is_interruption
@@ -39,7 +38,7 @@ from tenantry.pipeline import Pipeline
 from tenantry.record import ABANDONED, Kind, event_json
 from tenantry.sampling import Sampling
 from tenantry.scopes import leave_scope
-from tenantry.taxonomy import EventType, OpenEventType
+from tenantry.taxonomy import EventType
 from tenantry.tracing import span_fragment
 
 
@@ -177,13 +176,12 @@ class Run(Operation):
         failed = self._bound.failed
         if failed is None:
             return b"{}"
-        open_type = OpenEventType(failed.name)
         known = {
             failed.stored_keys.get(name, name): value
             for name, value in pick(failed, self._values).items()
         }
         try:
-            return open_type.freeze(known, self._bound.pipeline.max_payload_bytes)[0]
+            return failed.freeze_known(known, self._bound.pipeline.max_payload_bytes)
         except InvalidEvent:
             return b"{}"
 
@@ -374,18 +372,18 @@ class Run(Operation):
         if given is None and error is not None and self._data:
             given = self._data.get("error_code", self._data.get("errorCode"))
         if given is not None:
-            return safe_text(given)
+            return self._bound.pipeline.redaction.short_text(given)
         if error is None:
             return self._result_code(result)
         for kind, code in self._bound.spec.errors.items():
             if isinstance(error, kind):
-                return safe_text(code)
+                return self._bound.pipeline.redaction.short_text(code)
         if isinstance(error, asyncio.CancelledError):
             return CANCELLED
         for attribute in ("error_code", "sqlstate"):
             own = getattr(error, attribute, None)
             if isinstance(own, str) and own:
-                return safe_text(own)
+                return self._bound.pipeline.redaction.short_text(own)
         return error_type(error)
 
     def _result_code(self, result: object) -> str | None:
@@ -395,7 +393,11 @@ class Run(Operation):
         verdict = test(result)
         if not verdict:
             return None
-        return safe_text(verdict) if isinstance(verdict, str) else "failed"
+        return (
+            self._bound.pipeline.redaction.short_text(verdict)
+            if isinstance(verdict, str)
+            else "failed"
+        )
 
     def _close(self, *, handed: bool = False) -> None:
         if self._opened:
@@ -431,6 +433,7 @@ class Run(Operation):
             detail=getattr(problem, "detail", "") or str(problem),
             scope=self._scope,
             phase=phase,
+            event=event,
             data={event.stored_keys.get(key, key): value for key, value in declared.items()},
             other_keys={key: type(value).__name__ for key, value in others.items()},
             operation_id=self.id,

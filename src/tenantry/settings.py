@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from platformdirs import user_state_path
 from pydantic import Field, ValidationError, field_validator
@@ -13,18 +13,21 @@ from tenantry.context import TenantType
 from tenantry.exceptions import ConfigurationError
 from tenantry.payload import MAX_BYTES
 
+_KEYS: Final = ("redaction_keys", "signing_keys")
+_SECRETS: Final = frozenset({"dsn", *_KEYS})
+
 
 class Settings(BaseSettings):
     """Every option that has a text form; each is also a variable ``TENANTRY_<NAME>``.
 
-    ``exporter``, ``taxonomy`` as objects, and ``sampling`` come from code alone.
+    ``exporter``, ``taxonomy`` as objects, ``sampling`` and the callbacks come from code alone.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="TENANTRY_", extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    dsn: str | None = None
+    dsn: str | None = Field(None, repr=False)
     service: str | None = None
     environment: str | None = None
     taxonomy: str | None = None
@@ -39,24 +42,27 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(MAX_BYTES, ge=64, le=512 * 1024)
     ship_interval: float = Field(0.25, gt=0, le=60)
     shutdown_timeout: float = Field(5.0, ge=0)
-    signing_keys: Annotated[dict[str, str] | None, NoDecode] = None
+    signing_keys: Annotated[dict[str, str | bytes] | None, NoDecode] = Field(None, repr=False)
+    redaction_keys: Annotated[dict[str, str | bytes] | None, NoDecode] = Field(None, repr=False)
+    secret_names: Annotated[tuple[str, ...], NoDecode] = ()
+    detect: bool = True
 
-    @field_validator("open_taxonomy", mode="before")
+    @field_validator("redaction_keys", "signing_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            parts = [part.partition(":") for part in value.split(",") if part.strip()]
+            return {
+                key.strip() if colon else "": secret.strip() for key, colon, secret in parts
+            }  # what has no colon is a secret without an id
+        return value
+
+    @field_validator("open_taxonomy", "secret_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(pattern.strip() for pattern in value.split(",") if pattern.strip())
         return value
-
-    @field_validator("signing_keys", mode="before")
-    @classmethod
-    def _split_pairs(cls, value: Any) -> Any:
-        return _read_pairs(value) if isinstance(value, str) else value
-
-
-def _read_pairs(text: str) -> dict[str, str]:
-    pairs = [pair.strip().partition(":") for pair in text.split(",") if pair.strip()]
-    return {key: value for key, _, value in pairs}
 
 
 def read_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +76,7 @@ def read_settings(given: dict[str, Any]) -> dict[str, Any]:
         settings = Settings(**given)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}"
-            f"{_given(problem)}: {problem['msg']}"
+            f"{_place(problem) or 'settings'}{_given(problem)}: {problem['msg']}"
             for problem in error.errors(include_url=False)
         )
         raise ConfigurationError(
@@ -84,7 +89,13 @@ def read_settings(given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _place(problem: Any) -> str:
+    """Name the option, and the place within it where that is no secret."""
+    places = problem["loc"][:1] if problem["loc"][0] in _KEYS else problem["loc"]
+    return ".".join(str(place) for place in places)
+
+
 def _given(problem: Any) -> str:
-    """Show the value of an option, but no secret: a DSN may hold a password."""
-    secret = not {"dsn", "signing_keys"}.isdisjoint(problem["loc"])
+    """Show the value of an option, but not of those that hold secrets."""
+    secret = not _SECRETS.isdisjoint(problem["loc"])
     return "" if secret or problem["type"] == "missing" else f"={problem['input']!r:.80}"

@@ -8,18 +8,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any, ClassVar, Final, cast
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
-from pydantic_core import SchemaSerializer, SchemaValidator, core_schema
 
 from tenantry import payload
 from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
 from tenantry.interruptions import is_interruption
+from tenantry.redaction import Redaction, Sensitive, sensitive_in
+from tenantry.refusals import explain
+from tenantry.schemas import compile_dict, fields_of, is_scalar, plain_fields
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -78,6 +80,9 @@ class Event(BaseModel):
             invoice_id: str
             amount: float | None = None
 
+    With ``detect=False`` its texts are stored without being searched for e-mail addresses, keys,
+    card numbers and the like.
+
     Instances are frozen. Raises ``TaxonomyError`` at declaration for a malformed name, version or
     key, and for keys that would be stored alike.
     """
@@ -95,22 +100,37 @@ class Event(BaseModel):
 
     event_name: ClassVar[str] = ""
     event_version: ClassVar[int] = 1
+    event_detect: ClassVar[bool] = True
 
     def __init_subclass__(
-        cls, *, name: str | None = None, version: int | None = None, **kwargs: Any
+        cls,
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        detect: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         """Take the options of the declaration, which pydantic hands on when the class is made."""
         super().__init_subclass__(**kwargs)
 
     @classmethod
     def __pydantic_init_subclass__(
-        cls, *, name: str | None = None, version: int | None = None, **kwargs: Any
+        cls,
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        detect: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         """Check the declaration."""
         super().__pydantic_init_subclass__(**kwargs)
         cls.event_name = check_name(to_snake(cls.__name__) if name is None else name, "an event")
         if version is not None:
             cls.event_version = version
+        if detect is not None:
+            cls.event_detect = detect
+        if type(cls.event_detect) is not bool:
+            raise TaxonomyError(f"{cls.__name__}: detect={cls.event_detect!r:.80} is not a bool")
         if type(cls.event_version) is not int or not 0 < cls.event_version < 2**15:
             raise TaxonomyError(
                 f"{cls.__name__}: the version {cls.event_version!r} is not between 1 and 32767"
@@ -147,8 +167,12 @@ class EventType:
     """A declared event, compiled for the caller's path."""
 
     __slots__ = (
+        "_context",
+        "_detect",
         "_freeze_fast",
         "_may_iterate",
+        "_redaction",
+        "_suspects",
         "_to_json",
         "_to_python",
         "_validate",
@@ -159,16 +183,20 @@ class EventType:
         "model",
         "name",
         "plain_fields",
+        "sensitive",
         "stored_keys",
         "version",
     )
 
-    def __init__(self, model: type[Event]) -> None:
+    is_open: ClassVar[bool] = False
+
+    def __init__(self, model: type[Event], redaction: Redaction | None = None) -> None:
         """Look up what each call would look up again; ``TaxonomyError`` if incomplete."""
         try:
             model.model_rebuild()  # completes what was declared before the types that it names
         except (PydanticUserError, NameError) as error:
             raise TaxonomyError(f"{_place(model)} is not completely declared: {error}") from error
+        redaction = redaction or Redaction()
         self.model: type[Event] | None = model
         self.name = model.event_name
         self.version = model.event_version
@@ -180,18 +208,30 @@ class EventType:
         }
         """Every accepted spelling of a key, and the field that it means."""
         self.error_code_field = self.keys.get("errorCode")
-        self.plain_fields = _plain_fields(model)
+        self.plain_fields = plain_fields(model)
+        marks = sensitive_in(model.__pydantic_core_schema__)
+        self.sensitive = _sensitive_fields(model, marks)
+        """Fields that are marked ``Sensitive``, or hold what is, with the marks."""
         self.fills_columns = not self.keys.keys().isdisjoint(COLUMN_KEYS)
         self._validate = model.__pydantic_validator__.validate_python
         self._to_json = model.__pydantic_serializer__.to_json
         self._to_python = model.__pydantic_serializer__.to_python
-        compiled = compile_dict(model)
-        self._freeze_fast = compiled or self._freeze_model
-        self._may_iterate = compiled is None or _may_iterate(model)
+        self._may_iterate = not is_scalar(model)
+        self._redaction = redaction
+        self._context = redaction if marks or self._may_iterate else None
+        """For the serializers of marked fields, and of models that a field of any type may hold."""
+        self._freeze_fast = compile_dict(model, self._context) or self._freeze_model
+        self._detect = model.event_detect
+        self._suspects = redaction.prefilter(
+            detect=self._detect, has_names=self._may_iterate or bool(marks)
+        )
 
     def _freeze_model(self, values: Mapping[str, Any]) -> bytes:
         return self._to_json(
-            self._validate(values, extra="ignore", by_name=True), by_alias=True, exclude_none=True
+            self._validate(values, extra="ignore", by_name=True),
+            by_alias=True,
+            exclude_none=True,
+            context=self._redaction,
         )
 
     def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
@@ -208,9 +248,26 @@ class EventType:
             if is_interruption(error):
                 raise
             data = self._freeze_carefully(values)
-        if len(data) > max_bytes or data.find(b"\\u0000") >= 0:
-            return payload.fit(data, max_bytes)
+        if len(data) > max_bytes or self._suspects(data):
+            return self._finish(data, max_bytes)
         return data, False
+
+    def _finish(self, data: bytes, max_bytes: int) -> tuple[bytes, bool]:
+        """Do what few payloads need: redact, make safe, cut."""
+        fitted, cut = payload.fit(self.redact(data, max_bytes), max_bytes)
+        # A huge text may have been cut before its secrets were, and now be short enough.
+        return fitted, cut or (len(data) > max_bytes and payload.MARK in fitted)
+
+    def redact(self, data: bytes, max_bytes: int) -> bytes:
+        """Remove from a payload's JSON what is not to be stored; raises ``InvalidEvent``."""
+        return self._redaction.rewrite(
+            data, self.name, max_bytes, detect=self._detect, names_count=self.is_open
+        )
+
+    def freeze_known(self, values: Mapping[str, Any], max_bytes: int) -> bytes:
+        """Write values that are not validated, by their stored keys, as JSON within the limit."""
+        data = payload.to_json(payload.plain(values, self._redaction))
+        return self._finish(data, max_bytes)[0]
 
     def _freeze_carefully(self, values: Mapping[str, Any]) -> bytes:
         given = payload.without_iterators(values)
@@ -218,7 +275,7 @@ class EventType:
         try:
             model = self._validate(safe, extra="ignore", by_name=True)
         except ValidationError as error:
-            raise InvalidEvent(f"{self.name}: {_explain(error)}", detail=_explain(error)) from None
+            raise InvalidEvent(f"{self.name}: {explain(error)}", detail=explain(error)) from None
         except Exception as error:
             if is_interruption(error):
                 raise
@@ -230,7 +287,12 @@ class EventType:
         """Write a model by its own serializers: they may be what masks a secret."""
         try:
             dumped = self._to_python(
-                model, mode="json", by_alias=True, exclude_none=True, warnings=False
+                model,
+                mode="json",
+                by_alias=True,
+                exclude_none=True,
+                warnings=False,
+                context=self._redaction,
             )
         except Exception as error:
             if is_interruption(error):
@@ -248,240 +310,83 @@ class EventType:
         if self._may_iterate and payload.holds_iterator(event.__dict__):
             return self.freeze(event.__dict__, max_bytes)
         try:
-            data = self._to_json(event, by_alias=True, exclude_none=True, warnings="error")
+            if self._context is None:
+                data = self._to_json(event, by_alias=True, exclude_none=True, warnings="error")
+            else:
+                data = self._to_json(
+                    event,
+                    by_alias=True,
+                    exclude_none=True,
+                    warnings="error",
+                    context=self._context,
+                )
         except Exception as error:  # whatever it is: validation says what
             if is_interruption(error):
                 raise
             return self.freeze(event.__dict__, max_bytes)
-        if len(data) > max_bytes or b"\\u0000" in data:
-            return payload.fit(data, max_bytes)
+        if len(data) > max_bytes or self._suspects(data):
+            return self._finish(data, max_bytes)
         return data, False
 
 
-def compile_dict(model: type[Event]) -> Callable[[Mapping[str, Any]], bytes] | None:
-    """Compile a model's own field schemas into a dictionary's, which costs half the time.
-
-    None where the model is more than its fields (model validators or serializers, computed fields,
-    ``__init__``, ``model_post_init``, recursive types): then the model itself does both.
-    """
-    schema: Any = model.__pydantic_core_schema__
-    if schema["type"] != "model" or any(
-        schema.get(more) for more in ("custom_init", "post_init", "serialization")
-    ):
-        return None
-    inner = schema["schema"]
-    if inner["type"] != "model-fields" or inner.get("computed_fields"):
-        return None
-    fields = {
-        name: core_schema.typed_dict_field(
-            field["schema"],
-            required=field["schema"]["type"] != "default",
-            serialization_alias=field.get("serialization_alias"),
-            serialization_exclude=field.get("serialization_exclude"),
-            serialization_exclude_if=field.get("serialization_exclude_if"),
-        )
-        for name, field in inner["fields"].items()
+def _sensitive_fields(
+    model: type[Event], marks: frozenset[Sensitive]
+) -> dict[str, frozenset[Sensitive]]:
+    if not marks:
+        return {}
+    shared = sensitive_in(cast("Any", model.__pydantic_core_schema__).get("definitions"))
+    found: dict[str, frozenset[Sensitive]] = {
+        name: sensitive_in(field)
+        | (shared if "definition-ref" in str(field) else frozenset[Sensitive]())
+        for name, field in fields_of(model).items()
     }
-    config: Any = schema.get("config", {})
-    compiled = core_schema.typed_dict_schema(fields, extra_behavior="ignore", config=config)
-    validate = SchemaValidator(compiled, config).validate_python
-    to_json = SchemaSerializer(compiled, config).to_json
-
-    def freeze(values: Mapping[str, Any]) -> bytes:
-        return to_json(validate(values), by_alias=True, exclude_none=True)
-
-    return freeze
-
-
-def _plain_fields(model: type[Event]) -> tuple[str, ...]:
-    """List the fields whose values may be kept as given, where an event is refused.
-
-    Those with validators or serializers of their own, and those that are excluded, are not among
-    them: such code may be what masks a secret, and it has not run.
-    """
-    schema: Any = model.__pydantic_core_schema__
-    while schema["type"] != "model-fields":
-        if "serialization" in schema or "schema" not in schema:
-            return ()
-        schema = schema["schema"]
-    return tuple(name for name, field in schema["fields"].items() if not _has_own_code(field))
-
-
-def _has_own_code(schema: Any) -> bool:
-    if isinstance(schema, dict):
-        members = cast("dict[str, Any]", schema)
-        return (
-            "serialization_exclude" in members
-            or "serialization_exclude_if" in members
-            or str(members.get("type")).startswith("function-")
-            or any(_has_own_code(member) for member in members.values())
-        )
-    if isinstance(schema, (list, tuple)):
-        return any(_has_own_code(member) for member in cast("list[Any]", schema))
-    return False
-
-
-def _may_iterate(model: type[Event]) -> bool:
-    """Say whether validation or writing may iterate over what is given for a field."""
-    schema: Any = model.__pydantic_core_schema__
-    return any(_iterates(field["schema"]) for field in schema["schema"]["fields"].values())
-
-
-def _iterates(schema: Any) -> bool:
-    kind = schema["type"]
-    if kind == "union":
-        choices = cast("list[Any]", schema["choices"])
-        return any(_iterates(choice[0] if type(choice) is tuple else choice) for choice in choices)
-    if kind in {"default", "nullable", "function-after"}:
-        return _iterates(schema["schema"])
-    return kind not in _SCALARS
-
-
-_SCALARS: Final = frozenset(
-    {
-        "none",
-        "bool",
-        "int",
-        "float",
-        "decimal",
-        "str",
-        "literal",
-        "enum",
-        "date",
-        "time",
-        "datetime",
-        "timedelta",
-        "uuid",
-    }
-)
-"""Types of pydantic-core's schemas that never iterate over what they validate."""
+    return {name: held for name, held in found.items() if held}
 
 
 class OpenEventType(EventType):
-    """An undeclared event that a pattern of ``open_taxonomy`` allows: any keys, stored as given."""
+    """An undeclared event that a pattern of ``open_taxonomy`` allows: any keys.
+
+    Values are stored as given, but for what the pipeline's rules remove.
+    """
 
     __slots__ = ()
+    is_open = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, redaction: Redaction) -> None:
         """Declare nothing but the name."""
         self.model = None
         self.name = name
         self.version = 1
         self.fields = ()
         self.plain_fields = ()
+        self.sensitive = {}
         self.stored_keys = {}
         self.keys = {}
         self.error_code_field = None
         self.fills_columns = True
+        self._redaction = redaction
+        self._detect = True
+        self._suspects = redaction.prefilter(detect=True, has_names=True)
 
     def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
         """Write the values as JSON."""
         given = payload.without_iterators(values)
         data = payload.to_json(
-            payload.plain({key: value for key, value in given.items() if value is not None})
+            payload.plain(
+                {key: value for key, value in given.items() if value is not None}, self._redaction
+            )
         )
-        return (data, False) if len(data) <= max_bytes else payload.fit(data, max_bytes)
+        if len(data) > max_bytes or self._suspects(data):
+            return self._finish(data, max_bytes)
+        return data, False
 
 
 def _plain_or_same(value: Any) -> Any:
     """Make ids, paths, enums and unsafe text what a text field takes; leave the rest alone."""
     try:
-        return payload.plain(value)
+        return payload.plain(value, keep_models=True)
     except InvalidEvent:
         return value
-
-
-def _explain(error: ValidationError) -> str:
-    """Say which fields are wrong, and why, in texts that hold nothing of what was given.
-
-    Of a place only the field is told: the parts behind it are keys of what was given. Pydantic's
-    own problems have a URL, those of an application's validators do not.
-    """
-    problems: dict[str, None] = {}
-    for problem in error.errors(include_context=False, include_input=False):
-        kind = problem["type"]
-        is_known = "url" in problem and kind in _QUOTES_NO_INPUT
-        text = problem["msg"] if is_known else _OWN_VALIDATORS.get(kind, f"refused ({kind})")
-        problems[f"{problem['loc'][0] if problem['loc'] else 'event'}: {text}"] = None
-    return "; ".join(problems)[:500]
-
-
-_OWN_VALIDATORS: Final = {
-    "value_error": "a validator raised ValueError",
-    "assertion_error": "a validator raised AssertionError",
-}
-"""The text of an application's own exceptions is not repeated: it may hold the value."""
-
-_QUOTES_NO_INPUT: Final = frozenset(
-    {
-        "missing",
-        "model_type",
-        "model_attributes_type",
-        "dataclass_type",
-        "none_required",
-        "greater_than",
-        "greater_than_equal",
-        "less_than",
-        "less_than_equal",
-        "multiple_of",
-        "finite_number",
-        "too_short",
-        "too_long",
-        "iterable_type",
-        "dict_type",
-        "list_type",
-        "tuple_type",
-        "set_type",
-        "frozen_set_type",
-        "string_type",
-        "string_unicode",
-        "string_too_short",
-        "string_too_long",
-        "string_pattern_mismatch",
-        "enum",
-        "literal_error",
-        "bool_type",
-        "bool_parsing",
-        "int_type",
-        "int_parsing",
-        "int_parsing_size",
-        "int_from_float",
-        "float_type",
-        "float_parsing",
-        "decimal_type",
-        "decimal_parsing",
-        "decimal_max_digits",
-        "decimal_max_places",
-        "decimal_whole_digits",
-        "bytes_type",
-        "bytes_too_short",
-        "bytes_too_long",
-        "uuid_type",
-        "uuid_version",
-        "date_type",
-        "date_parsing",
-        "date_from_datetime_inexact",
-        "date_past",
-        "date_future",
-        "time_type",
-        "time_parsing",
-        "datetime_type",
-        "datetime_parsing",
-        "datetime_from_date_parsing",
-        "datetime_past",
-        "datetime_future",
-        "timezone_naive",
-        "timezone_aware",
-        "time_delta_type",
-        "time_delta_parsing",
-        "is_instance_of",
-        "union_tag_not_found",
-        "url_type",
-        "url_too_long",
-        "url_scheme",
-    }
-)
-"""Problems whose text in pydantic-core 2 (``errors/types.rs``) quotes the declaration at most."""
 
 
 def _patterns(given: Iterable[str]) -> tuple[str, ...]:
@@ -496,10 +401,15 @@ class Taxonomy:
     """
 
     def __init__(
-        self, events: Iterable[type[Event]] = (), *, open_patterns: Iterable[str] = ()
+        self,
+        events: Iterable[type[Event]] = (),
+        *,
+        open_patterns: Iterable[str] = (),
+        redaction: Redaction | None = None,
     ) -> None:
-        """Compile the events."""
+        """Compile the events; a pipeline compiles them anew, for its own ``redaction``."""
         self._types: dict[str, EventType] = {}
+        self._redaction = redaction or Redaction()
         self.open_patterns = _patterns(open_patterns)
         for event in events:
             self._add(event)
@@ -513,7 +423,7 @@ class Taxonomy:
                 f"two events are named {event.event_name!r}: "
                 f"{_place(known.model)} and {_place(event)}; rename one"
             )
-        self._types[event.event_name] = EventType(event)
+        self._types[event.event_name] = EventType(event, self._redaction)
 
     def __iter__(self) -> Iterator[EventType]:
         return iter([t for t in self._types.values() if t.model is not None])
@@ -530,7 +440,7 @@ class Taxonomy:
         if found is None and any(fnmatchcase(name, pattern) for pattern in self.open_patterns):
             if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
                 return None
-            found = OpenEventType(name)
+            found = OpenEventType(name, self._redaction)
         return found
 
     def get(self, name: str) -> EventType:
@@ -569,6 +479,7 @@ def _place(model: type[Event] | None) -> str:
 def load_taxonomy(
     source: str | ModuleType | Taxonomy | Iterable[type[Event]] | None,
     open_patterns: Iterable[str] = (),
+    redaction: Redaction | None = None,
 ) -> Taxonomy:
     """Make a taxonomy from what ``configure(taxonomy=…)`` takes.
 
@@ -577,19 +488,23 @@ def load_taxonomy(
     """
     patterns = _patterns(open_patterns)
     if source is None:
-        return Taxonomy(open_patterns=patterns)
+        return Taxonomy(open_patterns=patterns, redaction=redaction)
     found: Any = _import(source) if isinstance(source, str) else source
     if isinstance(found, Taxonomy):
         events = [t.model for t in found if t.model is not None]
-        return Taxonomy(events, open_patterns=(*found.open_patterns, *patterns))
+        return Taxonomy(
+            events, open_patterns=(*found.open_patterns, *patterns), redaction=redaction
+        )
     if isinstance(found, ModuleType):
-        return Taxonomy(_events_of(found), open_patterns=patterns)
+        return Taxonomy(_events_of(found), open_patterns=patterns, redaction=redaction)
     if inspect.isclass(found) or isinstance(found, str) or not isinstance(found, Iterable):
         raise TaxonomyError(
             f"{found!r:.120} is no taxonomy: give a module or its dotted name, Event classes in a "
             "list, or a Taxonomy"
         )
-    return Taxonomy(cast("Iterable[type[Event]]", found), open_patterns=patterns)
+    return Taxonomy(
+        cast("Iterable[type[Event]]", found), open_patterns=patterns, redaction=redaction
+    )
 
 
 def _events_of(module: ModuleType) -> list[type[Event]]:

@@ -58,7 +58,7 @@ def test_sql_prints_the_script_and_needs_no_database(command: Command):
 
 
 def test_every_role_option_is_passed_on(command: Command):
-    names = {"writer": "w", "reader": "r", "admin": "a", "maintainer": "m"}
+    names = {"writer": "w", "reader": "r", "admin": "a", "maintainer": "m", "tenant": "t"}
     options = [part for key, name in names.items() for part in (f"--{key}-role", name)]
     assert command("migrate", "--sql", "--tenant-type", "text", *options) == 0
     assert command.out == migrations.sql(tenant_type="text", roles=Roles(**names))

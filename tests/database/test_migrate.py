@@ -98,6 +98,12 @@ def test_name_that_no_script_should_carry_is_refused(name: str):
         sql(schema=name)
 
 
+@pytest.mark.parametrize("other", ["writer", "reader", "admin", "maintainer"])
+def test_tenant_role_that_is_another_one_as_well_is_refused(other: str):
+    with pytest.raises(ConfigurationError, match="'r' cannot name the tenant role and another"):
+        Roles(tenant="r", **{other: "r"})
+
+
 def test_unknown_tenant_type_is_refused():
     with pytest.raises(ConfigurationError, match="'int' is not one of 'uuid', 'bigint' and 'text'"):
         sql(tenant_type="int")
@@ -159,7 +165,7 @@ def plain_user(empty_database: Database):
 def test_missing_createrole_is_explained_with_the_sql_to_run(
     plain_user: str, empty_database: Database
 ):
-    roles = Roles("w_role", "r_role", "a_role", "m_role")
+    roles = Roles("w_role", "r_role", "a_role", "m_role", "t_role")
     with pytest.raises(PrivilegeMissing, match='CREATE ROLE "w_role" NOLOGIN') as caught:
         migrate(plain_user, roles=roles)
     for statement in str(caught.value).partition("not there yet of: ")[2].split("; "):
@@ -168,7 +174,7 @@ def test_missing_createrole_is_explained_with_the_sql_to_run(
         assert len(migrate(plain_user, roles=roles)) == LATEST
     finally:
         empty_database.execute("DROP SCHEMA tenantry CASCADE")
-        empty_database.execute("DROP ROLE w_role, r_role, a_role, m_role")
+        empty_database.execute("DROP ROLE w_role, r_role, a_role, m_role, t_role")
 
 
 def test_unreachable_server_is_named_without_the_password():
@@ -189,14 +195,13 @@ def test_waiting_for_another_migration_ends_at_the_timeout(empty_database: Datab
 def test_failing_migration_leaves_nothing_of_itself(empty_database: Database):
     # A type of the name of a later table: what is created before it must be rolled back with it.
     empty_database.execute("CREATE SCHEMA tenantry AUTHORIZATION host_owner")
-    empty_database.execute("CREATE TYPE tenantry.ledger AS ENUM ('x')")
+    empty_database.execute("CREATE TYPE tenantry.tenant_roles AS ENUM ('x')")
     with pytest.raises(migrations.DatabaseError, match="failed with 42"):
         migrate(empty_database.owner)
     assert status(empty_database.owner).version == LATEST - 1
     assert empty_database.execute(
-        "SELECT count(*) FROM pg_attribute"
-        " WHERE attrelid = 'tenantry.journal_cursors'::regclass AND attname = 'ended_at'"
-    ) == [(0,)]
+        "SELECT has_schema_privilege('tenantry_tenant', 'tenantry', 'USAGE')"
+    ) == [(False,)]
 
 
 def test_months_ahead_and_default_partition_exist(database: Database):

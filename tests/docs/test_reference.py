@@ -27,8 +27,22 @@ from tests.docs.pages import DOCS
 from tests.fix_postgres import Database
 
 SOURCE = Path(tenantry.__file__).parent
-TABLES = ("events", "rejected_events", "journal_cursors", "event_tallies", "ledger", "migrations")
-ROLES = ("tenantry_writer", "tenantry_reader", "tenantry_admin", "tenantry_maintainer")
+TABLES = (
+    "events",
+    "rejected_events",
+    "journal_cursors",
+    "event_tallies",
+    "ledger",
+    "tenant_roles",
+    "migrations",
+)
+ROLES = (
+    "tenantry_writer",
+    "tenantry_reader",
+    "tenantry_tenant",
+    "tenantry_admin",
+    "tenantry_maintainer",
+)
 
 
 def read(page: str) -> str:
@@ -106,8 +120,9 @@ def words_of_type(field: FieldInfo) -> str:
         str: "text",
         bool: "true or false",
         Path: "directory",
-        tuple[str, ...]: "patterns, joined by commas",
+        tuple[str, ...]: "texts, joined by commas",
         dict[str, str]: "`id:secret` pairs, joined by commas",
+        dict[str, str | bytes]: "`id:secret` pairs, joined by commas",
     }
     return ", ".join([words.get(annotation, unit), *limits(field)])
 
@@ -149,7 +164,7 @@ def test_configuration_page_has_variable_type_and_default_of(option: str):
 
 def test_configuration_page_lists_every_argument_of_configure():
     arguments = inspect.signature(pipeline.configure).parameters.keys()
-    from_code = rows_under("configuration.md", "Four options come from code alone:\n")
+    from_code = rows_under("configuration.md", "Five options come from code alone:\n")
     assert arguments == OPTIONS.keys() | {quoted(row[0]) for row in from_code}
 
 

@@ -177,7 +177,7 @@ def _read_once(connection: DeadlineConnection, schema: str, root: Path, destinat
 
 def read_cursors(connection: DeadlineConnection, schema: str) -> list[dict[str, Any]]:
     """Read ``journal_cursors``, oldest first; no row of it belongs to a tenant."""
-    query = sql.SQL("SELECT to_jsonb(c) FROM {} AS c ORDER BY started_at, journal_id")
+    query = sql.SQL("SELECT pg_catalog.to_jsonb(c) FROM {} AS c ORDER BY started_at, journal_id")
     table = sql.Identifier(schema, "journal_cursors")
     return [row for (row,) in connection.execute(query.format(table)).fetchall()]
 

@@ -89,10 +89,12 @@ class Source:
             )
 
 
-_HAS_ROLE: Final = "SELECT bool_or(pg_has_role(role, 'USAGE')) FROM unnest(%s::name[]) AS role"
+_HAS_ROLE: Final = (
+    "SELECT bool_or(pg_has_role(role, 'USAGE')) FROM pg_catalog.unnest(%s::name[]) AS role"
+)
 _SEES_ALL: Final = """
     SELECT rolsuper OR rolbypassrls OR pg_has_role(%s, 'USAGE')
-      FROM pg_roles WHERE rolname = current_user
+      FROM pg_catalog.pg_roles WHERE rolname = current_user
 """
 
 

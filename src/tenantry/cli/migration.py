@@ -41,6 +41,9 @@ def migrate(
     maintainer_role: Annotated[str, typer.Option(help="Partitions, retention, erasure.")] = (
         "tenantry_maintainer"
     ),
+    tenant_role: Annotated[
+        str, typer.Option(help="Logins bound to one tenant, which write SQL of their own.")
+    ] = "tenantry_tenant",
     timeout: Annotated[
         float, typer.Option(help="Seconds in all, waiting for locks included.", min=0.1)
     ] = 60.0,
@@ -57,13 +60,13 @@ def migrate(
     """Apply the migrations that the database lacks.
 
     Any number may run at once: one works, the others wait. Connect as a user who may create
-    schemas and roles; it becomes a member of the four roles. The same for psql:
+    schemas and roles; it becomes a member of all but the tenant role. The same for psql:
     `tenantry migrate --sql | psql "$TENANTRY_DSN"`.
     """
     if context.invoked_subcommand is not None:
         context.obj = {"dsn": dsn, "schema": schema, "as_json": as_json}
         return
-    roles = Roles(writer_role, reader_role, admin_role, maintainer_role)
+    roles = Roles(writer_role, reader_role, admin_role, maintainer_role, tenant_role)
     if sql:
         sys.stdout.write(migrations.sql(schema=schema, tenant_type=tenant_type, roles=roles))
         return

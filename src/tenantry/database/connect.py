@@ -206,8 +206,11 @@ def _read_service(name: str | None) -> dict[str, str]:
         parser = ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
         try:
             parser.read(file)
-        except Error as error:
-            raise ConfigurationError(f"The service file {file} cannot be read: {error}.") from None
+        except Error as error:  # its text quotes the line, which may hold a password
+            raise ConfigurationError(
+                f"The service file {file} cannot be read ({type(error).__name__}): it takes "
+                "[sections] of lines such as host=…"
+            ) from None
         if parser.has_section(name):
             return dict(parser[name])
     return {}

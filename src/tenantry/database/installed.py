@@ -6,7 +6,7 @@ schema.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, cast
 
 import psycopg
@@ -16,22 +16,31 @@ from tenantry.exceptions import ConfigurationError
 
 TenantType = Literal["uuid", "bigint", "text"]
 
+_TENANT_SINCE: Final = 6
+"""The migration that added the tenant role."""
+
 MAX_IDENTIFIER_BYTES: Final = 63
 """PostgreSQL cuts longer names (NAMEDATALEN - 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Names of the four group roles."""
+    """Names of the five group roles."""
 
     writer: str = "tenantry_writer"
     reader: str = "tenantry_reader"
     admin: str = "tenantry_admin"
     maintainer: str = "tenantry_maintainer"
+    tenant: str = "tenantry_tenant"
 
     def __post_init__(self) -> None:
         for role in fields(self):
             check_identifier(getattr(self, role.name), f"the {role.name} role")
+        if self.tenant in {self.writer, self.reader, self.admin, self.maintainer}:
+            raise ConfigurationError(
+                f"{self.tenant!r} cannot name the tenant role and another one: logins that are "
+                "bound to a tenant would get that one's rights. Choose a name of its own."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +57,36 @@ class Installed:
     is_writer: bool
     """Whether the connected role is a member of the writer role, with its privileges."""
 
+    def lacks(self, roles: Roles) -> bool:
+        """Say whether one of ``roles`` has another name here.
 
+        An older schema has fewer roles; those that it has not yet are no difference.
+        """
+        named = replace(roles, tenant=self.roles.tenant) if self.version < _TENANT_SINCE else roles
+        return self.roles != named
+
+
+# Qualified, here and wherever a function takes arguments of any type: whoever may create functions
+# in a schema of the search_path could else have this session call one that fits better. Temporary
+# tables are found before those of the catalogue.
 _CATALOGUE: Final = """
     SELECT format_type(tenant.atttypid, NULL),
-           (SELECT json_object_agg(policy.polname, pg_get_userbyid(policy.polroles[1]))
-              FROM pg_policy AS policy WHERE policy.polrelid = events.oid),
-           current_user::text,
+           (SELECT pg_catalog.json_object_agg(policy.polname, pg_get_userbyid(policy.polroles[1]))
+              FROM pg_catalog.pg_policy AS policy WHERE policy.polrelid = events.oid),
+           current_user::pg_catalog.text,
            (SELECT pg_has_role(policy.polroles[1], 'USAGE')
-              FROM pg_policy AS policy
+              FROM pg_catalog.pg_policy AS policy
              WHERE policy.polrelid = events.oid AND policy.polname = 'writer'),
            has_schema_privilege(events.relnamespace, 'USAGE')
                AND has_table_privilege(migrations.oid, 'SELECT')
-      FROM pg_namespace AS namespace
-      JOIN pg_class AS events
+      FROM pg_catalog.pg_namespace AS namespace
+      JOIN pg_catalog.pg_class AS events
         ON events.relnamespace = namespace.oid AND events.relname = 'events'
-      JOIN pg_attribute AS tenant
+      JOIN pg_catalog.pg_attribute AS tenant
         ON tenant.attrelid = events.oid AND tenant.attname = 'tenant_id'
-      JOIN pg_class AS migrations
+      JOIN pg_catalog.pg_class AS migrations
         ON migrations.relnamespace = namespace.oid AND migrations.relname = 'migrations'
-      JOIN pg_attribute AS checksum  -- other tools call a table "migrations", too
+      JOIN pg_catalog.pg_attribute AS checksum  -- other tools call a table "migrations", too
         ON checksum.attrelid = migrations.oid AND checksum.attname = 'sha256'
      WHERE namespace.nspname = %s
 """
@@ -87,7 +107,7 @@ def read_installed(connection: psycopg.Connection[Any], schema: str) -> Installe
         version = found[0] if found else 0
     return Installed(
         version=version,
-        tenant_type=tenant_type,
+        tenant_type=tenant_type.removeprefix("pg_catalog."),  # an odd search_path shows it
         roles=Roles(**roles),
         user=user,
         is_writer=bool(is_writer),

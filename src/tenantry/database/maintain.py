@@ -111,7 +111,7 @@ def _compose(query: LiteralString, table: sql.Identifier) -> sql.Composed:
 # No statement here filters by tenant: no row of journal_cursors belongs to one.
 _KNOWN: Final = sql.SQL("""
     accepted + handed + sampled_out
-    + (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(dropped))
+    + (SELECT coalesce(sum(value::bigint), 0)::bigint FROM jsonb_each_text(dropped))
 """)
 _BALANCES: Final = sql.SQL("(accepted = stored + rejected AND emitted = {known})").format(
     known=_KNOWN
@@ -137,8 +137,9 @@ _FOLD: Final = """
             (journal_id, segment, "position", emitted, accepted, handed, sampled_out, dropped,
              stored, rejected, last_rejected, service, process, started_at, updated_at, ended_at)
         SELECT %(id)s, 0, 0, sum(emitted), sum(accepted), sum(handed), sum(sampled_out),
-               (SELECT coalesce(jsonb_object_agg(reason, reasons.count), '{{}}') FROM reasons),
-               sum(stored), sum(rejected), 0, %(service)s, count(*) || ' journals',
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(reason, reasons.count), '{{}}')
+                  FROM reasons),
+               sum(stored), sum(rejected), 0, %(service)s, pg_catalog.concat(count(*), ' journals'),
                min(started_at), max(updated_at), max(ended_at)
           FROM gone HAVING count(*) > 0
         ON CONFLICT (journal_id) DO UPDATE
@@ -147,7 +148,7 @@ _FOLD: Final = """
             handed = cursor.handed + excluded.handed,
             sampled_out = cursor.sampled_out + excluded.sampled_out,
             dropped = (
-                SELECT coalesce(jsonb_object_agg(key, count), '{{}}')
+                SELECT coalesce(pg_catalog.jsonb_object_agg(key, count), '{{}}')
                   FROM (SELECT key, sum(value::bigint) AS count
                           FROM (SELECT * FROM jsonb_each_text(cursor.dropped)
                                 UNION ALL
@@ -156,8 +157,9 @@ _FOLD: Final = """
             ),
             stored = cursor.stored + excluded.stored,
             rejected = cursor.rejected + excluded.rejected,
-            process = (split_part(cursor.process, ' ', 1)::bigint
-                       + split_part(excluded.process, ' ', 1)::bigint) || ' journals',
+            process = pg_catalog.concat(
+                split_part(cursor.process, ' ', 1)::bigint
+                + split_part(excluded.process, ' ', 1)::bigint, ' journals'),
             started_at = least(cursor.started_at, excluded.started_at),
             updated_at = greatest(cursor.updated_at, excluded.updated_at),
             ended_at = greatest(cursor.ended_at, excluded.ended_at)

@@ -40,13 +40,16 @@ from tenantry.exceptions import (
 )
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-_PLACEHOLDER: Final = re.compile(r"\{(schema|tenant_type|writer|reader|admin|maintainer)(_text)?\}")
+_PLACEHOLDER: Final = re.compile(
+    r"\{(schema|tenant_type|writer|reader|admin|maintainer|tenant)(_text)?\}"
+)
 _TABLES: Final = (
     "events",
     "rejected_events",
     "journal_cursors",
     "event_tallies",
     "ledger",
+    "tenant_roles",
     "migrations",
 )
 
@@ -55,6 +58,9 @@ _LOCK_KEY: Final = 0x74656E616E747279
 
 _LOCK_TIMEOUT: Final = "3s"
 """A migration that waits longer for a table blocks everybody behind it: give up, try again."""
+
+_SEARCH_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
+"""Who may create functions in a schema that the owner searches must not have them called here."""
 
 _POLL: Final = 0.1
 """Mean seconds between two attempts at a lock."""
@@ -178,7 +184,7 @@ def sql(*, schema: str = "tenantry", tenant_type: str = "uuid", roles: Roles | N
     """
     names = _names(schema, tenant_type, roles or Roles())
     scripts = [
-        f"-- {_title(each)}\nBEGIN;\n{_fill(each.text, names)}\n"
+        f"-- {_title(each)}\nBEGIN;\n{_SEARCH_PATH};\n{_fill(each.text, names)}\n"
         f"{_version_row(each, schema)};\nCOMMIT;\n"
         for each in find_migrations()
     ]
@@ -236,7 +242,9 @@ class _Runner:
     def _begin(self) -> bool:
         # A waiter in pg_advisory_lock would deadlock with CREATE INDEX CONCURRENTLY, and a
         # session's lock would be shared by the clients of a pooler.
-        self._connection.execute(f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        self._connection.execute(
+            f"BEGIN; {_SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
+        )
         row = self._connection.execute(
             "SELECT pg_try_advisory_xact_lock(%s)", [_LOCK_KEY]
         ).fetchone()
@@ -310,7 +318,7 @@ class _Runner:
                 f"{installed.tenant_type}, and {self._tenant_type} was asked for. The type is "
                 f"chosen once: use --tenant-type {installed.tenant_type}, or another --schema."
             )
-        if installed.roles != self._roles:
+        if installed.lacks(self._roles):
             raise SchemaMismatch(
                 f"The schema {self._schema!r} of {self._destination} has the roles "
                 f"{_list_names(installed.roles)}, and {_list_names(self._roles)} were asked for. "

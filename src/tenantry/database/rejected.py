@@ -300,7 +300,8 @@ class Rejects:
 
 
 _OVERVIEW: Final = """
-    SELECT reason, name, count(*) AS count, max(recorded_at) AS newest, count(event) AS retryable
+    SELECT reason, name, count(*) AS count, max(recorded_at) AS newest,
+           pg_catalog.count(event) AS retryable
       FROM {rejects} WHERE {selected} GROUP BY reason, name ORDER BY count(*) DESC, reason, name
 """
 _NEWEST: Final = """
@@ -309,7 +310,7 @@ _NEWEST: Final = """
       FROM {rejects} WHERE {selected} ORDER BY recorded_at DESC, id DESC LIMIT %(limit)s
 """
 _COUNT: Final = """
-    SELECT reason, count(event) AS retryable, count(*) - count(event) AS other
+    SELECT reason, pg_catalog.count(event) AS retryable, count(*) - pg_catalog.count(event) AS other
       FROM {rejects} WHERE {selected} GROUP BY reason ORDER BY reason
 """
 _CLAIM: Final = """
@@ -320,7 +321,7 @@ _CLAIM: Final = """
 """
 # Each row is looked up by its whole key, the tenant in it.
 _FIND_STORED: Final = """
-    SELECT id FROM jsonb_to_recordset(CAST(%s AS jsonb))
+    SELECT id FROM pg_catalog.jsonb_to_recordset(CAST(%s AS jsonb))
                AS line(id uuid, tenant_id {tenant_type}, created_at timestamptz)
       JOIN {events} USING (tenant_id, created_at, id)
 """

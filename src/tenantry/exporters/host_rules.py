@@ -56,23 +56,23 @@ class HostRules:
 
 _READ: Final = """
     SELECT EXISTS (
-               SELECT FROM pg_index AS index
+               SELECT FROM pg_catalog.pg_index AS index
                 WHERE NOT index.indisprimary AND (index.indisunique OR index.indisexclusion)
                   AND (index.indrelid = events.oid OR index.indrelid IN (
-                      SELECT inhrelid FROM pg_inherits WHERE inhparent = events.oid))),
+                      SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = events.oid))),
            EXISTS (
-               SELECT FROM pg_policy AS policy
+               SELECT FROM pg_catalog.pg_policy AS policy
                 WHERE policy.polrelid = events.oid AND NOT policy.polpermissive)
-      FROM pg_class AS events WHERE events.oid = to_regclass(%s)
+      FROM pg_catalog.pg_class AS events WHERE events.oid = to_regclass(%s)
 """
 _FIND_CONSTRAINT: Final = """
     SELECT CASE WHEN found.contype = 'p' THEN 'primary key'
                 WHEN found.contype = 'f' AND found.conkey = ARRAY[tenant.attnum] THEN 'tenant'
                 ELSE 'other' END
-      FROM pg_namespace AS namespace
-      JOIN pg_class AS relation ON relation.relnamespace = namespace.oid
-      JOIN pg_constraint AS found ON found.conrelid = relation.oid
-      LEFT JOIN pg_attribute AS tenant
+      FROM pg_catalog.pg_namespace AS namespace
+      JOIN pg_catalog.pg_class AS relation ON relation.relnamespace = namespace.oid
+      JOIN pg_catalog.pg_constraint AS found ON found.conrelid = relation.oid
+      LEFT JOIN pg_catalog.pg_attribute AS tenant
         ON tenant.attrelid = relation.oid AND tenant.attname = 'tenant_id'
      WHERE namespace.nspname = %s AND relation.relname = %s AND found.conname = %s
 """

@@ -21,18 +21,20 @@ _TALLY_COLUMNS: Final = (
     Column("accepted", "bigint"),
 )
 
+# Types and functions are PostgreSQL's own whatever the search_path of the session, which in a
+# caller's transaction is the caller's. The names without a schema are words of SQL.
 _TYPES: Final = {
     "bigint": sql.SQL("bigint"),
     "double precision": sql.SQL("double precision"),
-    "jsonb": sql.SQL("jsonb"),
+    "jsonb": sql.SQL("pg_catalog.jsonb"),
     "smallint": sql.SQL("smallint"),
-    "text": sql.SQL("text"),
-    "timestamptz": sql.SQL("timestamptz"),
-    "uuid": sql.SQL("uuid"),
+    "text": sql.SQL("pg_catalog.text"),
+    "timestamptz": sql.SQL("pg_catalog.timestamptz"),
+    "uuid": sql.SQL("pg_catalog.uuid"),
 }
 
 _DEFAULTS: Final = {
-    "data": sql.SQL("'{}'::jsonb"),
+    "data": sql.SQL("'{}'::pg_catalog.jsonb"),
     "event_version": sql.SQL("1"),
     "sample_rate": sql.SQL("1"),
 }
@@ -41,7 +43,9 @@ _DEFAULTS: Final = {
 _ON_REPEAT: Final = " ON CONFLICT DO NOTHING"
 
 BINARY_DOCUMENT: Final = "%b"
-TEXT_DOCUMENT: Final = "jsonb_build_array(CAST(CAST(%s AS text) AS jsonb))"
+TEXT_DOCUMENT: Final = (
+    "pg_catalog.jsonb_build_array(CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.jsonb))"
+)
 """One event as text. No colons, and a type that needs no guess: any driver understands it."""
 
 
@@ -104,7 +108,8 @@ def _insert(
     return (
         sql.SQL(
             "INSERT INTO {table} ({names}) SELECT {values}"
-            " FROM jsonb_to_recordset({document}) AS line({definitions}) ON CONFLICT DO NOTHING"
+            " FROM pg_catalog.jsonb_to_recordset({document}) AS line({definitions})"
+            " ON CONFLICT DO NOTHING"
         )
         .format(
             table=sql.Identifier(schema, table),

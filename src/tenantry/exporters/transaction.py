@@ -375,9 +375,9 @@ def _compose(query: LiteralString, table: sql.Identifier) -> bytes:
 _SET: Final[LiteralString] = """
     SET segment = %(segment)s, "position" = %(offset)s, emitted = %(emitted)s,
         accepted = %(accepted)s, handed = %(handed)s, sampled_out = %(sampled_out)s,
-        dropped = %(dropped)s::jsonb, stored = cursor.stored + %(stored)s,
+        dropped = %(dropped)s::pg_catalog.jsonb, stored = cursor.stored + %(stored)s,
         rejected = cursor.rejected + %(rejected)s, last_rejected = %(rejected)s,
-        service = %(service)s, process = %(process)s, updated_at = clock_timestamp()
+        service = %(service)s, process = %(process)s, updated_at = pg_catalog.clock_timestamp()
 """
 _AT_START: Final = 'cursor.segment = %(start_segment)s AND cursor."position" = %(start_offset)s'
 _MOVE_CURSOR: Final = (
@@ -390,7 +390,7 @@ _BEGIN_JOURNAL: Final = (
          stored, rejected, last_rejected, service, process)
     VALUES
         (%(journal_id)s, %(segment)s, %(offset)s, %(emitted)s, %(accepted)s, %(handed)s,
-         %(sampled_out)s, %(dropped)s::jsonb, %(stored)s, %(rejected)s, %(rejected)s,
+         %(sampled_out)s, %(dropped)s::pg_catalog.jsonb, %(stored)s, %(rejected)s, %(rejected)s,
          %(service)s, %(process)s)
     ON CONFLICT (journal_id) DO UPDATE
     """
@@ -409,5 +409,5 @@ _CORRECT_COUNTS: Final = """
 _END_SINCE: Final = 5
 """The migration that added ``ended_at``."""
 _END_JOURNAL: Final = """
-    UPDATE {table} SET ended_at = clock_timestamp() WHERE journal_id = %s
+    UPDATE {table} SET ended_at = pg_catalog.clock_timestamp() WHERE journal_id = %s
 """
