@@ -7,14 +7,12 @@ import os
 
 import celery
 import click
-import django
 import fastapi
 import flask
 import httpx
 import pytest
 import typer
 from click.testing import CliRunner
-from django.conf import settings as django_settings
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from django.utils.decorators import method_decorator
@@ -24,6 +22,7 @@ from typer.testing import CliRunner as TyperRunner
 
 from tenantry import emits
 from tests.callables.operations import ACME, here, told
+from tests.djangos import set_up_django
 
 DONE = ["work_started", "work_completed"]
 
@@ -168,9 +167,7 @@ def test_flask(events, path):
 
 @pytest.fixture(scope="module", autouse=True)
 def django_is_set_up():
-    if not django_settings.configured:
-        django_settings.configure(DEFAULT_CHARSET="utf-8", ALLOWED_HOSTS=["*"])
-        django.setup()
+    set_up_django()
 
 
 class PageView(View):

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tenantry.exceptions import UnsupportedConnection
 from tenantry.exporters.handover import insert_async, insert_sync
 from tenantry.exporters.postgres import PostgresExporter
+from tests.djangos import set_up_django
 from tests.exporters.batches import make_batch, make_event, make_line
 from tests.fix_postgres import Database
 
@@ -95,13 +96,10 @@ def sqlalchemy_connection(dsn: str) -> Iterator[Any]:
 
 @contextmanager
 def django_connection(dsn: str) -> Iterator[Any]:
-    from django.conf import settings
     from django.db import connection, connections, transaction
 
     parameters = conninfo_to_dict(dsn)
-    if not settings.configured:
-        settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}})
-        django.setup()
+    set_up_django()
     connections.close_all()
     connections["default"].settings_dict.update(
         NAME=parameters["dbname"], USER=parameters["user"], HOST=parameters["host"]
