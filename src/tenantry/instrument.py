@@ -226,8 +226,24 @@ class _Unrecorded(Operation):
     id = ""
 
 
+class _Annotations(dict[str, Any]):
+    """The annotations of the function; as those of the class, an empty dictionary.
+
+    Before Python 3.14, whoever asks a class for its annotations has an empty dictionary put into
+    it, which would hide those of every function from then on. So this one is there already.
+    """
+
+    def __get__(self, wrapper: Any, _owner: type) -> Any:
+        return self if wrapper is None else _wrapped(wrapper).__annotations__
+
+    def __set__(self, wrapper: Any, annotations: Any) -> None:
+        _wrapped(wrapper).__annotations__ = annotations
+
+
 class _BoundFunctionWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # untyped C base
     """A bound method, which also pickles and copies as one does: by its object and name."""
+
+    vars()["__annotations__"] = _Annotations()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         method = _wrapped(self)
@@ -248,6 +264,7 @@ class _BoundFunctionWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[type-ar
 class _FunctionWrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # untyped C base
     """wrapt's wrapper, which also pickles and copies as a function does: by its name."""
 
+    vars()["__annotations__"] = _Annotations()
     __bound_function_wrapper__ = _BoundFunctionWrapper
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -128,6 +128,16 @@ QUESTIONS = [
 
 
 @each
+def test_annotations_survive_that_somebody_asks_the_class_for_its_own(function):
+    decorated = emits("work")(function)
+    assert inspect.get_annotations(type(decorated)) == {}
+    assert inspect.get_annotations(decorated) == inspect.get_annotations(function) != {}
+    method = getattr(Desk(), function.__name__)
+    assert inspect.get_annotations(type(method)) == {}
+    assert method.__annotations__ == inspect.unwrap(method.__func__).__annotations__
+
+
+@each
 @pytest.mark.parametrize("ask", QUESTIONS, ids=lambda ask: ask.__name__)
 def test_it_answers_as_before(function, ask):
     decorated = emits("work")(function)

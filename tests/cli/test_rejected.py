@@ -224,7 +224,7 @@ def test_retry_beside_a_running_shipper(command: Command, database18: Database, 
         with pipeline, tenant(TENANT):
             while not stop.is_set():
                 log_event("tick")
-                time.sleep(0.001)
+                time.sleep(0.001)  # a load that leaves the retry a core
 
     thread = threading.Thread(target=emit)
     thread.start()

@@ -250,7 +250,7 @@ class Demo:
             while True:
                 for service in self._services:
                     service.check()
-                time.sleep(0.5)
+                time.sleep(0.5)  # until Ctrl-C, or a service that ends by itself
 
 
 def run(*, seed: int, keep: bool) -> bool:
