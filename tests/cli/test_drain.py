@@ -162,6 +162,23 @@ def test_journal_of_another_format_remains_with_the_reason(
     assert left.is_dir()
 
 
+def test_journal_whose_first_line_is_damaged_remains_with_the_reason(
+    command: Command, database18: Database, journal: Path
+):
+    die_with_events(database18.writer, journal)
+    (left,) = journals(journal)
+    segment = min(left.glob("*.segment"))
+    content = bytearray(segment.read_bytes())
+    content[20] ^= 1
+    segment.write_bytes(content)
+    assert command("drain", "--dsn", database18.writer, "--journal", journal, "--json") == 3
+    report = command.json()
+    assert (report["complete"], report["others"]) == (False, [])
+    (remaining,) = report["remaining"]
+    assert remaining["reason"].startswith("its first line cannot be read: look at the disk")
+    assert segment.exists()
+
+
 def test_database_that_does_not_answer_in_time_leaves_the_journal(
     command: Command, database18: Database, journal: Path
 ):

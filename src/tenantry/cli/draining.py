@@ -156,18 +156,21 @@ def drain(
 
 def _report(root: Path, destination: str, watched: WatchedExporter | None) -> DrainReport:
     found = read_journals(root, destination)
-    ours = [disk for disk in found if disk.destination == destination]
+    # Whose an unreadable one is, nobody can say: it may be ours.
+    ours = [disk for disk in found if disk.destination in {destination, ""}]
     return DrainReport(
         drained=() if watched is None else tuple(watched.drained.values()),
         remaining=tuple(
             Remaining(disk, _reason(disk, watched)) for disk in ours if not disk.is_live
         ),
         live=tuple(disk for disk in ours if disk.is_live),
-        others=tuple(disk for disk in found if disk.destination != destination),
+        others=tuple(disk for disk in found if disk not in ours),
     )
 
 
 def _reason(disk: DiskJournal, watched: WatchedExporter | None) -> str:
+    if not disk.destination:
+        return "its first line cannot be read: look at the disk, and at the file's other lines"
     if not disk.is_known_format:
         return "another version of Tenantry wrote it; run `tenantry drain` of that version"
     trouble = None if watched is None else watched.troubles.get(disk.id)
