@@ -14,13 +14,15 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 HELPDESK := $(VENV)/.helpdesk-installed
 DEV := $(VENV)/.dev-installed
+BENCH_VENV := .venv-bench
+BENCH := $(BENCH_VENV)/.installed
 
 step = @printf '\n==> %s\n' '$(1)'
 
-.PHONY: help env demo test chaos check lint types imports coverage docs wheel bench fmt clean
+.PHONY: help env demo test chaos check lint types imports audit coverage docs wheel bench bench-short fmt clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(DEV) ## Create or refresh .venv with the package, its extras and the development tools
 
@@ -67,9 +69,11 @@ check: ## Run all that must pass before a change is merged, cheapest first
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory imports
+	@$(MAKE) --no-print-directory audit
 	@$(MAKE) --no-print-directory coverage
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory wheel
+	@$(MAKE) --no-print-directory bench-short
 	$(call step,All checks passed)
 
 lint: $(DEV) ## Check format, lint rules and spelling
@@ -89,6 +93,10 @@ types: $(DEV) ## Check types with mypy and basedpyright
 imports: $(DEV) ## Check that imports point one way
 	$(call step,lint-imports)
 	@$(BIN)/lint-imports
+
+audit: $(DEV) ## Ask for known vulnerabilities of all that is installed; says so where nobody answers
+	$(call step,pip-audit)
+	@$(BIN)/python scripts/audit.py
 
 coverage: $(DEV) ## Run the tests and report what they do not reach
 	$(call step,Tests with coverage)
@@ -118,15 +126,29 @@ wheel: $(DEV) ## Build sdist and wheel, and try the wheel in a clean environment
 		"$$(ls '$(CURDIR)'/dist/*.whl)[cli,binary]"; \
 	venv/bin/python -I check_wheel.py with-extras
 
-bench: $(DEV) ## Run the benchmarks; options in ARGS="..."
+$(BENCH): $(RUNTIME) benchmarks/requirements.txt
+	$(call step,Environment: what Tenantry is compared with)
+	@rm -f $(BENCH)
+	@$(BIN)/python -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[all]' --group helpdesk --group bench \
+		--requirement benchmarks/requirements.txt
+	@touch $(BENCH)
+
+bench: $(BENCH) ## Run the benchmarks beside others; options in ARGS="..." (--quick, --page)
 	$(call step,Benchmarks)
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+# A figure is a finding, never a test: this never fails for being slow.
+bench-short: $(DEV) ## Show in a few seconds what a call costs
+	$(call step,What a call costs)
+	@$(BIN)/python -m benchmarks.short
 
 fmt: $(DEV) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
 clean: ## Remove the environment and everything that was built
-	rm -rf $(VENV) dist build docs/_build .coverage .coverage.* .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) dist build docs/_build .coverage .coverage.* .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

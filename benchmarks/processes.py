@@ -33,7 +33,14 @@ def run_python(*arguments: str, environment: dict[str, str] | None = None) -> di
         check=True,
         timeout=TIMEOUT,
         cwd=ROOT,
-        env={**inherited, **(environment or {})},
+        env={
+            **inherited,
+            # This working copy, and not one that happens to be installed.
+            "PYTHONPATH": str(ROOT / "src"),
+            # Once installed, it would take part in each model of pydantic, and so in Tenantry's.
+            "PYDANTIC_DISABLE_PLUGINS": "logfire-plugin",
+            **(environment or {}),
+        },
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

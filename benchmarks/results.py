@@ -8,10 +8,26 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions
 from typing import Any
 
 import pyperf  # type: ignore[import-untyped]  # it has no annotations
+
+DISTRIBUTIONS = {
+    "tenantry",
+    "psycopg",
+    "pydantic",
+    "wrapt",
+    "ddtrace",
+    "eliot",
+    "logfire",
+    "opentelemetry-sdk",
+    "posthog",
+    "segment-analytics-python",
+    "sentry-sdk",
+    "structlog",
+}
+"""Whose versions matter."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,25 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Series:
+    """A line of a chart: what was measured at each of ``x``."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a page may draw; ``x_label`` and ``y_label`` carry the units."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """The results of one subject."""
 
@@ -48,18 +83,24 @@ class Section:
     measurements: tuple[Measurement, ...]
     goals: tuple[Goal, ...] = ()
     notes: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    bars: bool = False
+    """Whether a page draws a bar for each measurement in the unit of the first."""
 
 
-def at_most(name: str, limit: float, unit: str, measured: float) -> Goal:
-    return Goal(name, f"<= {limit:g}{unit}", measured, measured <= limit)
+def at_most(name: str, limit: float, unit: str, measured: float | None) -> Goal:
+    is_met = None if measured is None else measured <= limit
+    return Goal(name, f"<= {limit:g}{unit}", measured, is_met)
 
 
-def below(name: str, limit: float, unit: str, measured: float) -> Goal:
-    return Goal(name, f"< {limit:g}{unit}", measured, measured < limit)
+def below(name: str, limit: float, unit: str, measured: float | None) -> Goal:
+    is_met = None if measured is None else measured < limit
+    return Goal(name, f"< {limit:g}{unit}", measured, is_met)
 
 
-def at_least(name: str, limit: float, unit: str, measured: float) -> Goal:
-    return Goal(name, f">= {limit:g}{unit}", measured, measured >= limit)
+def at_least(name: str, limit: float, unit: str, measured: float | None) -> Goal:
+    is_met = None if measured is None else measured >= limit
+    return Goal(name, f">= {limit:g}{unit}", measured, is_met)
 
 
 def unmeasured(name: str, limit: str) -> Goal:
@@ -69,7 +110,7 @@ def unmeasured(name: str, limit: str) -> Goal:
 def print_section(section: Section) -> None:
     print(f"\n{section.title}")
     rows = [
-        (m.name, m.unit, _figure(m.median), f"{_figure(m.low)} .. {_figure(m.high)}", str(m.rounds))
+        (m.name, m.unit, figure(m.median), f"{figure(m.low)} .. {figure(m.high)}", str(m.rounds))
         for m in section.measurements
     ]
     _print_table(("", "unit", "median", "range", "rounds"), rows)
@@ -83,8 +124,8 @@ def print_goals(goals: Sequence[Goal]) -> None:
         (
             goal.name,
             goal.limit,
-            "-" if goal.measured is None else _figure(goal.measured),
-            "not measured" if goal.met is None else "met" if goal.met else "MISSED",
+            "-" if goal.measured is None else figure(goal.measured),
+            verdict(goal.met),
         )
         for goal in goals
     ]
@@ -102,14 +143,17 @@ def to_json(sections: Sequence[Section], *, quick: bool, load: dict[str, float])
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "versions": {
-            name: version(name)
-            for name in ("tenantry", "opentelemetry-sdk", "psycopg", "pydantic", "wrapt")
+            each.name: each.version for each in distributions() if each.name in DISTRIBUTIONS
         },
         "sections": [asdict(section) for section in sections],
     }
 
 
-def _figure(value: float) -> str:
+def verdict(met: bool | None) -> str:  # noqa: FBT001  # the value itself
+    return "not measured" if met is None else "met" if met else "MISSED"
+
+
+def figure(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -1,79 +1,36 @@
-"""What the caller is measured on. ``python -m benchmarks.subjects NAME BURSTS`` measures one.
+"""What Tenantry costs the caller, and the floors. ``python -m benchmarks.subjects NAME BURSTS``.
 
-Each subject is a function without arguments, called in bursts in a process of its own, beside how
-to let its background thread catch up. The attributes are the same for Tenantry and OpenTelemetry:
-tenant, actor, operation, phase, duration, two keys of the arguments, two of the result.
+The attributes are the same for Tenantry and for what it is compared with (``peers``): tenant,
+actor, operation, phase, duration, two keys of the arguments, two of the result.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
+import logging
 import tempfile
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from benchmarks.peers import tracer_provider
+from benchmarks.subject import (
+    ACTOR,
+    REPORT,
+    SUSTAINED,
+    TENANT,
+    URL,
+    Report,
+    Subject,
+    busy_threads,
+    ingest,
+    main,
+)
+
 if TYPE_CHECKING:
-    from opentelemetry.sdk._logs import ReadableLogRecord
-    from opentelemetry.sdk._logs.export import LogRecordExportResult
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExportResult
-
+    from tenantry import Pipeline
     from tenantry.exporters import Batch, Outcome
-
-CALLS = 1000
-"""Calls in a burst."""
-
-WARM_UP = 3
-"""Bursts before it counts: caches, specialised bytecode, and the second journal segment."""
-
-SUSTAINED = 20
-"""Bursts without a pause between them, of the sustained subjects."""
-
-PAUSE = 0.02
-"""Seconds of rest after the background thread has caught up."""
-
-BUSY_THREADS = 4
-
-TENANT = "018f6f0e-0000-7000-8000-000000000001"
-ACTOR = "user:42"
-URL = "https://example.com/handbook"
-
-
-@dataclass(slots=True)
-class Report:
-    docs: int
-    chunks: int
-
-
-REPORT = Report(3, 41)
-
-
-def ingest(source_type: str, url: str) -> Report:  # noqa: ARG001  # the arguments are what is recorded
-    return REPORT
-
-
-@dataclass
-class Subject:
-    """One thing to call, and to wait for in the pauses; ``lost`` counts what was thrown away.
-
-    ``call_in_loop`` makes what is awaited, within the event loop of each burst.
-    """
-
-    call: Callable[[], object]
-    catch_up: Callable[[], object] = lambda: None
-    lost: Callable[[], int] = lambda: 0
-    bursts_without_pause: int = 1
-    runs_in_loop: bool = False
-    call_in_loop: Callable[[], Callable[[], object]] | None = None
-
 
 # Floors.
 
@@ -104,7 +61,7 @@ class NullExporter:
     """Takes what the shipper read, and forgets it."""
 
     def export(self, batch: Batch, deadline: float) -> Outcome:  # noqa: ARG002
-        from tenantry.exporters import Outcome  # noqa: PLC0415  # not in OpenTelemetry's processes
+        from tenantry.exporters import Outcome  # noqa: PLC0415  # not where nothing is exported
 
         return Outcome(stored=len(batch.events), rejected=len(batch.rejects))
 
@@ -112,31 +69,132 @@ class NullExporter:
         pass
 
 
+class AwayExporter(NullExporter):
+    """Takes nothing for as long as it is away: what is emitted stays in the journal."""
+
+    is_away = True
+
+    def export(self, batch: Batch, deadline: float) -> Outcome:
+        from tenantry.exporters import Outcome, Retry  # noqa: PLC0415
+
+        if not self.is_away:
+            return super().export(batch, deadline)
+        return Outcome(retry=Retry("backoff", "nothing is taken here"))
+
+
 @contextmanager
-def pipeline_in_scope(
-    taxonomy: Any = "tenantry.taxonomies.saas", **options: Any
-) -> Iterator[Callable[[Callable[[], object]], Subject]]:
-    """Run a pipeline with a journal on disk, in a tenant's scope; yields how to make a subject."""
-    import tenantry  # noqa: PLC0415  # not in OpenTelemetry's processes
+def running(
+    taxonomy: Any = "tenantry.taxonomies.saas",
+    *,
+    exporter: NullExporter | None = None,
+    **options: Any,
+) -> Iterator[Pipeline]:
+    """Run a pipeline with a journal on disk, in a tenant's scope."""
+    import tenantry  # noqa: PLC0415  # not where it is not measured
 
     with (
         tempfile.TemporaryDirectory(prefix="tenantry-bench-") as directory,
         tenantry.Pipeline(
-            exporter=NullExporter(),
+            exporter=exporter or NullExporter(),
             taxonomy=taxonomy,
             journal=directory,
             service="benchmark",
             environment="test",
+            shutdown_timeout=10.0,
             **options,
         ) as pipeline,
         tenantry.tenant(TENANT, actor=ACTOR),
     ):
+        yield pipeline
+
+
+@contextmanager
+def pipeline_in_scope(
+    taxonomy: Any = "tenantry.taxonomies.saas", **options: Any
+) -> Iterator[Callable[[Callable[[], object]], Subject]]:
+    """Run a pipeline that stores everything; yields how to make a subject."""
+    with running(taxonomy, **options) as pipeline:
         yield lambda call: Subject(
             call, pipeline.flush, lambda: sum(pipeline.stats().dropped.values())
         )
         report = pipeline.shutdown(timeout=10.0)
         if not report.settled or report.rejected:
             raise RuntimeError(f"what was measured did not work: {report}")
+
+
+def silence() -> None:
+    """Keep back the warning that is said once of what is measured here."""
+    logging.getLogger("tenantry").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def unconfigured() -> Iterator[Subject]:
+    """Without a pipeline: a library's functions, where the application does not use Tenantry."""
+    from tenantry import emits, tenant  # noqa: PLC0415
+
+    silence()
+    recorded = emits("ingest")(ingest)
+    with tenant(TENANT, actor=ACTOR):
+        yield Subject(lambda: recorded("web", URL))
+
+
+@contextmanager
+def left_out() -> Iterator[Subject]:
+    """Disabled: the taxonomy has none of the operation's events."""
+    from tenantry import emits  # noqa: PLC0415
+
+    silence()
+    recorded = emits("digest")(ingest)
+    with running() as pipeline:
+        yield Subject(lambda: recorded("web", URL))
+        if pipeline.stats().emitted:
+            raise RuntimeError(f"what was left out was emitted: {pipeline.stats()}")
+
+
+@contextmanager
+def sampled_out() -> Iterator[Subject]:
+    from tenantry import Sampling, emits  # noqa: PLC0415
+
+    recorded = emits("ingest")(ingest)
+    with running(sampling={"ingest": Sampling(1e-15)}) as pipeline:
+        yield Subject(lambda: recorded("web", URL))
+        if pipeline.stats().accepted:
+            raise RuntimeError(f"what was to be sampled out was accepted: {pipeline.stats()}")
+
+
+@contextmanager
+def fact_sampled_out() -> Iterator[Subject]:
+    from tenantry import Sampling, log_event  # noqa: PLC0415
+
+    with running(sampling={"quota_exceeded": Sampling(1e-15)}) as pipeline:
+        yield Subject(
+            lambda: log_event("quota_exceeded", quota_type="messages", limit=100, attempted=101)
+        )
+        if pipeline.stats().accepted:
+            raise RuntimeError(f"what was to be sampled out was accepted: {pipeline.stats()}")
+
+
+@contextmanager
+def full() -> Iterator[Subject]:
+    """The smallest journal, full, of which nothing is shipped: each event is dropped, counted."""
+    from tenantry import emits, log_event  # noqa: PLC0415
+
+    silence()
+    recorded = emits("ingest")(ingest)
+    exporter = AwayExporter()
+    with running(exporter=exporter, journal_max_bytes=4 * 1024 * 1024) as pipeline:
+        # With facts, whose lines are shorter: an operation that began would wait for its end.
+        while not pipeline.stats().dropped:
+            for _ in range(100):
+                log_event("quota_exceeded", quota_type="messages", limit=100, attempted=101)
+        accepted = pipeline.stats().accepted
+        yield Subject(lambda: recorded("web", URL))
+        if pipeline.stats().accepted > accepted + 100:
+            raise RuntimeError(f"the journal was not full: {pipeline.stats()}")
+        exporter.is_away = False
+        pipeline.flush(10)
+        log_event("quota_exceeded", quota_type="messages", limit=100, attempted=101)
+        pipeline.flush(10)
 
 
 @contextmanager
@@ -325,176 +383,16 @@ def fact_by_name() -> Iterator[Subject]:
         )
 
 
-@contextmanager
-def fact_marked() -> Iterator[Subject]:
-    """A fact with a masked and a hashed field."""
-    from tenantry import Event, Sensitive, log_event  # noqa: PLC0415
-
-    class Paid(Event):
-        card: Annotated[str, Sensitive("mask")]
-        email: Annotated[str, Sensitive("hash")]
-
-    with pipeline_in_scope([Paid], redaction_keys={"k": "k" * 32}) as subject:
-        yield subject(lambda: log_event("paid", card="4111111111111111", email="a@example.com"))
-
-
-@contextmanager
-def fact_cleaned() -> Iterator[Subject]:
-    """A fact with an e-mail address in its text."""
-    from tenantry import Event, log_event  # noqa: PLC0415
-
-    class Said(Event):
-        reason: str
-
-    with pipeline_in_scope([Said]) as subject:
-        yield subject(lambda: log_event("said", reason="the customer alice@example.com asked"))
-
-
-@contextmanager
-def fact_undetected() -> Iterator[Subject]:
-    """The fact by name, where nothing is searched for secrets."""
-    from tenantry import log_event  # noqa: PLC0415
-
-    with pipeline_in_scope(detect=False) as subject:
-        yield subject(
-            lambda: log_event("quota_exceeded", quota_type="messages", limit=100, attempted=101)
-        )
-
-
-# OpenTelemetry.
-
-
-@contextmanager
-def otel_logs() -> Iterator[Subject]:
-    """Two log records around the call, as one would write it by hand."""
-    from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
-    from opentelemetry.sdk._logs.export import (  # noqa: PLC0415
-        BatchLogRecordProcessor,
-        LogRecordExporter,
-        LogRecordExportResult,
-    )
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-
-    class NullLogExporter(LogRecordExporter):
-        exported = 0
-
-        def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-            self.exported += len(batch)
-            return LogRecordExportResult.SUCCESS
-
-        def shutdown(self) -> None:
-            pass
-
-        def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
-            return True
-
-    exporter = NullLogExporter()
-    provider = LoggerProvider(
-        Resource.create({"service.name": "benchmark", "deployment.environment.name": "test"})
-    )
-    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
-    logger = provider.get_logger("benchmark")
-    emitted = 0
-
-    def call() -> Report:
-        nonlocal emitted
-        emitted += 2
-        started_at = time.perf_counter_ns()
-        logger.emit(
-            timestamp=time.time_ns(),
-            event_name="ingest_started",
-            attributes={
-                "tenant_id": TENANT,
-                "actor_id": ACTOR,
-                "operation_id": TENANT,
-                "phase": "started",
-                "sourceType": "web",
-                "url": URL,
-            },
-        )
-        report = ingest("web", URL)
-        logger.emit(
-            timestamp=time.time_ns(),
-            event_name="ingest_completed",
-            attributes={
-                "tenant_id": TENANT,
-                "actor_id": ACTOR,
-                "operation_id": TENANT,
-                "phase": "completed",
-                "duration_ms": (time.perf_counter_ns() - started_at) / 1e6,
-                "sourceType": "web",
-                "url": URL,
-                "docs": report.docs,
-                "chunks": report.chunks,
-            },
-        )
-        return report
-
-    yield Subject(call, provider.force_flush, lambda: emitted - exporter.exported)
-    provider.shutdown()
-
-
-@contextmanager
-def otel_logs_sustained() -> Iterator[Subject]:
-    with otel_logs() as subject:
-        subject.bursts_without_pause = SUSTAINED
-        yield subject
-
-
-@contextmanager
-def otel_logs_busy() -> Iterator[Subject]:
-    with otel_logs() as subject, busy_threads():
-        yield subject
-
-
-@contextmanager
-def tracer_provider() -> Iterator[tuple[TracerProvider, Callable[[], int]]]:
-    """Make a tracer provider whose spans go nowhere; also gives how many came there."""
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import (  # noqa: PLC0415
-        BatchSpanProcessor,
-        SpanExporter,
-        SpanExportResult,
-    )
-
-    class NullSpanExporter(SpanExporter):
-        exported = 0
-
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            self.exported += len(spans)
-            return SpanExportResult.SUCCESS
-
-    exporter = NullSpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    yield provider, lambda: exporter.exported
-    provider.shutdown()
-
-
-@contextmanager
-def otel_span() -> Iterator[Subject]:
-    with tracer_provider() as (provider, count_exported):
-        tracer = provider.get_tracer("benchmark")
-        ended = 0
-
-        def call() -> Report:
-            nonlocal ended
-            ended += 1
-            attributes = {"tenant_id": TENANT, "actor_id": ACTOR, "sourceType": "web", "url": URL}
-            with tracer.start_as_current_span("ingest", attributes=attributes) as span:
-                report = ingest("web", URL)
-                span.set_attribute("docs", report.docs)
-                span.set_attribute("chunks", report.chunks)
-            return report
-
-        yield Subject(call, provider.force_flush, lambda: ended - count_exported())
-
-
 SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
     each.__name__: each
     for each in (
         plain,
         wrapt_only,
+        unconfigured,
+        left_out,
+        sampled_out,
+        fact_sampled_out,
+        full,
         decorated,
         decorated_sustained,
         decorated_busy,
@@ -511,83 +409,9 @@ SUBJECTS: dict[str, Callable[[], AbstractContextManager[Subject]]] = {
         block,
         fact,
         fact_by_name,
-        fact_undetected,
-        fact_marked,
-        fact_cleaned,
-        otel_logs,
-        otel_logs_sustained,
-        otel_logs_busy,
-        otel_span,
     )
 }
 
 
-# Measuring.
-
-
-@contextmanager
-def busy_threads() -> Iterator[None]:
-    """Keep the GIL wanted: threads that compute, in Python, all the time."""
-    stopping = threading.Event()
-
-    def compute() -> None:
-        while not stopping.is_set():
-            sum(range(1000))
-
-    threads = [threading.Thread(target=compute, daemon=True) for _ in range(BUSY_THREADS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        for thread in threads:
-            thread.join(timeout=10)
-
-
-def run_burst(subject: Subject) -> tuple[float, float]:
-    """Call it some thousand times; gives this thread's CPU, and the wall time, in seconds."""
-    call = subject.call
-    calls = range(CALLS * subject.bursts_without_pause)
-    if subject.runs_in_loop:
-        return asyncio.run(_await_all(lambda: call, calls))
-    if subject.call_in_loop is not None:
-        return asyncio.run(_await_all(subject.call_in_loop, calls))
-    wall, cpu = time.perf_counter(), time.thread_time()
-    for _ in calls:
-        call()
-    return time.thread_time() - cpu, time.perf_counter() - wall
-
-
-async def _await_all(
-    make_call: Callable[[], Callable[[], object]], calls: range
-) -> tuple[float, float]:
-    call = make_call()
-    wall, cpu = time.perf_counter(), time.thread_time()
-    for _ in calls:
-        await call()  # type: ignore[misc]
-    return time.thread_time() - cpu, time.perf_counter() - wall
-
-
-def measure(name: str, bursts: int) -> dict[str, float]:
-    """Give microseconds a call, as the mean of all bursts: rotations and collections count."""
-    cpu = wall = 0.0
-    with ExitStack() as stack:
-        subject = stack.enter_context(SUBJECTS[name]())
-        for _ in range(WARM_UP):
-            run_burst(subject)
-            subject.catch_up()
-        lost_before = subject.lost()
-        for _ in range(bursts):
-            burst_cpu, burst_wall = run_burst(subject)
-            cpu += burst_cpu
-            wall += burst_wall
-            subject.catch_up()
-            time.sleep(PAUSE)
-        lost = subject.lost() - lost_before
-    calls = bursts * CALLS * subject.bursts_without_pause
-    return {"cpu": cpu / calls * 1e6, "wall": wall / calls * 1e6, "lost": lost, "calls": calls}
-
-
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    main(SUBJECTS)

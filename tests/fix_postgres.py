@@ -122,9 +122,16 @@ def run_postgres18(prefix: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def postgres15() -> Iterator[Server]:
+    with run_postgres15("tenantry-test-15-") as server:
+        yield server
+
+
+@contextmanager
+def run_postgres15(prefix: str) -> Iterator[Server]:
+    """Run Debian's server in such a directory; skips where it is not installed."""
     if not DEBIAN_BINARIES.is_dir():
         pytest.skip(f"PostgreSQL 15 is not installed in {DEBIAN_BINARIES}")
-    directory = Path(tempfile.mkdtemp(prefix="tenantry-test-15-"))
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
     directory.chmod(0o755)
     data = directory / "data"
     data.mkdir(mode=0o700)
@@ -133,9 +140,11 @@ def postgres15() -> Iterator[Server]:
     server = Server(f"host={data} user=postgres dbname=postgres", DEBIAN_BINARIES, data)
     server.run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "-N")
     server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(directory)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["postgres15", "postgres18"])
@@ -147,6 +156,12 @@ def server(request: pytest.FixtureRequest) -> Server:
 def empty_database(server: Server) -> Database:
     """Return a database where nothing is installed; its owner may create roles."""
     return _empty_database(server)
+
+
+@pytest.fixture
+def empty_database18(postgres18: Server) -> Database:
+    """Return ``empty_database`` on one server only: for what is not the server's doing."""
+    return _empty_database(postgres18)
 
 
 @pytest.fixture
@@ -194,6 +209,7 @@ def _shared_database(server: Server) -> Database:
         "journal_cursors",
         "ledger",
         "tenant_roles",
+        "adoptions",
     ):
         database.execute(f"DELETE FROM tenantry.{table}")
     return database
@@ -201,13 +217,18 @@ def _shared_database(server: Server) -> Database:
 
 def _migrated(database: Database) -> Database:
     migrate(database.owner)
+    grant_logins(database)
+    return database
+
+
+def grant_logins(database: Database) -> None:
+    """Make the logins of a migrated database."""
     with database.server.connect() as connection:
         for login, role in (("app_writer", "tenantry_writer"), ("app_reader", "tenantry_reader")):
             _make_login(connection, login)
             connection.execute(
                 sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(login))
             )
-    return database
 
 
 def _find_database(server: Server, name: str) -> Database:

@@ -21,7 +21,7 @@ from tenantry import PLATFORM, Pipeline, bind_tenant, current_scope, emits, log_
 from tenantry.context import TENANT_TYPES, canonical_tenant
 from tenantry.exceptions import InvalidTenant, TenantNotSet, UnsupportedCallable
 from tenantry.exporters.memory import MemoryExporter
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 
 A = "018f6f0e-0000-7000-8000-00000000000a"
 B = "018f6f0e-0000-7000-8000-00000000000b"

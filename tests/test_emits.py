@@ -46,7 +46,8 @@ from tenantry.exporters import Outcome
 from tenantry.exporters.console import ConsoleExporter
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.record import Kind
-from tenantry.testing import CapturingPipeline, FrozenClock, SequentialIds, capture_events
+from tenantry.testing import FrozenClock, SequentialIds
+from tests.capturing import CapturingPipeline, capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 OTHER = "018f6f0e-0000-7000-8000-00000000000b"
@@ -1092,9 +1093,6 @@ class BrokenPipeline(CapturingPipeline):
     def accept(self, *args, **kwargs):
         raise OSError("no journal")
 
-    def accept_row(self, *args, **kwargs):
-        raise OSError("no journal")
-
     def close_operation(self, *args, **kwargs):
         raise OSError("no journal")
 
@@ -1141,8 +1139,8 @@ def test_forked_child_leaves_the_end_to_its_parent():
     code = (
         "import os\n"
         "from tenantry import emits, tenant\n"
-        "from tenantry.testing import capture_events\n"
-        f"with capture_events(open_taxonomy=['x_*']) as events, tenant('{ACME}'):\n"
+        "from tenantry.testing import capture\n"
+        f"with capture(open_taxonomy=['x_*']) as events, tenant('{ACME}'):\n"
         "    with emits('x_work'):\n"
         "        child = os.fork()\n"
         "    if not child:\n"
@@ -1409,3 +1407,75 @@ def test_id_source_that_raises_does_a_block_no_harm(events):
         operation.set(size=1)
     events.new_id = known
     assert events.records == []
+
+
+class Changing:
+    """A result whose attributes are not always the same."""
+
+
+@pytest.mark.parametrize("order", [("both", "one", "both"), ("one", "both", "none", "both")])
+def test_each_result_is_read_for_itself(order):
+    class AllDone(Event, name="all_done_completed"):
+        first: int | None = None
+        second: int | None = None
+
+    values = {"both": {"first": 1, "second": 2}, "one": {"second": 3}, "none": {}}
+
+    @emits("all_done")
+    def work(which: str) -> Changing:
+        result = Changing()
+        vars(result).update(values[which])
+        return result
+
+    with CapturingPipeline(taxonomy=[AllDone]) as pipeline, tenant(ACME):
+        for which in order:
+            work(which)
+    assert [record.data for record in pipeline.records] == [values[which] for which in order]
+
+
+def test_attribute_that_has_become_a_method_or_raises_is_left_out():
+    class AllDone(Event, name="all_done_completed"):
+        first: int | None = None
+        second: int | None = None
+
+    class Result:
+        first: object = 1
+        second: object = 2
+
+    class Raising(Result):
+        @property
+        def broken(self) -> int:
+            raise ValueError
+
+    result = Result()
+    work = emits("all_done")(lambda: result)
+    with CapturingPipeline(taxonomy=[AllDone]) as pipeline, tenant(ACME):
+        work()
+        work()
+        result.second = print
+        work()
+        Result.first = Raising.broken
+        work()
+    both = {"first": 1, "second": 2}
+    assert [record.data for record in pipeline.records] == [both, both, {"first": 1}, {}]
+
+
+def test_call_is_read_alike_by_position_and_by_name():
+    class AllDone(Event, name="all_done_started"):
+        first: int
+        second: int
+
+    @emits("all_done")
+    def work(first: int, second: int = 5) -> None: ...
+
+    with CapturingPipeline(taxonomy=[AllDone]) as pipeline, tenant(ACME):
+        work(1, 2)
+        work(1)
+        work(1, second=2)
+        work(first=1, second=2)
+    assert [tuple(record.data.values()) for record in pipeline.records] == [
+        (1, 2),
+        (1, 5),
+        (1, 2),
+        (1, 2),
+    ]

@@ -8,7 +8,8 @@ import pytest
 
 from tenantry import Event, Operation, current_operation, current_scope, emits, tenant
 from tenantry.exceptions import ConfigurationError, InvalidEvent, TenantNotSet, UnknownOperation
-from tenantry.testing import FrozenClock, capture_events
+from tenantry.testing import FrozenClock
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 OTHER = "018f6f0e-0000-7000-8000-00000000000b"

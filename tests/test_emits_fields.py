@@ -11,7 +11,7 @@ import pytest
 
 from tenantry import emits, tenant
 from tenantry.exceptions import ConfigurationError
-from tenantry.testing import CapturingPipeline, capture_events
+from tests.capturing import CapturingPipeline, capture_events
 
 TENANT = "018f6f0e-0000-7000-8000-000000000001"
 REPORT = {"docs": 1, "chunks": 2}

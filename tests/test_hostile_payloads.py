@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tenantry import Event, detectors, emits, log_event, payload, redaction, tenant
 from tenantry.exceptions import InvalidEvent
 from tenantry.payload import MAX_KEY, MAX_VALUES, fit, plain, to_json
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 

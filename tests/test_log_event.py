@@ -19,7 +19,8 @@ from tenantry.exceptions import (
     UnknownEvent,
 )
 from tenantry.taxonomies import saas
-from tenantry.testing import FrozenClock, SequentialIds, capture_events
+from tenantry.testing import FrozenClock, SequentialIds
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 OTHER = "018f6f0e-0000-7000-8000-00000000000b"

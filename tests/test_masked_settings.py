@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import tenantry
 from tenantry import Pipeline, context, pipeline
+from tenantry.cli.app import run
+from tenantry.cli.options import Exit
 from tenantry.database.connect import connect, describe_destination, destination_fingerprint
 from tenantry.exceptions import AlreadyConfigured, ConfigurationError, DatabaseUnreachable
 from tenantry.exporters.memory import MemoryExporter
@@ -142,3 +153,127 @@ def test_redaction_is_set_by_variables(monkeypatch):
     assert repr(made.redaction) == "Redaction(keys=['new', 'old'], detect=False)"
     assert made.redaction.is_secret("motherName")
     assert made.redaction.is_secret("pin")
+
+
+# A property: whatever the password is, and wherever it stands.
+
+SALT = st.text(st.characters(min_codepoint=32, max_codepoint=0x17F), max_size=6)
+RESERVED = st.text(st.sampled_from("@:/?#[]&=%+ ,;'\"\\"), max_size=6)
+
+
+@st.composite
+def planted(draw: st.DrawFn) -> str:
+    """Make a password whose beginning and end are known, so that a part of it is found as well."""
+    return f"hunter2{draw(SALT | RESERVED)}hunter2"
+
+
+def quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+WELL_FORMED: dict[str, Callable[[str], str]] = {
+    "url": lambda p: f"postgresql://app:{quote(p, safe='')}@127.0.0.1:1/shop",
+    "short scheme": lambda p: f"postgres://app:{quote(p, safe='')}@127.0.0.1:1/shop",
+    "no user": lambda p: f"postgresql://:{quote(p, safe='')}@127.0.0.1:1/shop",
+    "query": lambda p: f"postgresql://app@127.0.0.1:1/shop?password={quote(p, safe='')}",
+    "all in the query": lambda p: (
+        f"postgresql:///shop?host=127.0.0.1&port=1&user=app&password={quote(p, safe='')}"
+    ),
+    "of a key": lambda p: (
+        f"postgresql://app@127.0.0.1:1/shop?sslpassword={quote(p, safe='')}&sslmode=disable"
+    ),
+    "pairs": lambda p: f"host=127.0.0.1 port=1 dbname=shop user=app password={quoted(p)}",
+    "two hosts": lambda p: f"postgresql://app:{quote(p, safe='')}@127.0.0.1:1,127.0.0.1:2/shop",
+}
+MALFORMED: dict[str, Callable[[str], str]] = {
+    "unescaped url": lambda p: f"postgresql://app:{p}@127.0.0.1:1/shop",
+    "unescaped query": lambda p: f"postgresql://app@127.0.0.1:1/shop?password={p}",
+    "unquoted pairs": lambda p: f"password={p} host=127.0.0.1 port=1 dbname=shop",
+    "unquoted pairs, last": lambda p: f"host=127.0.0.1 port=1 dbname=shop password={p}",
+    "url as the database's name": lambda p: (
+        f"host=127.0.0.1 port=1 dbname=postgresql://app:{quote(p, safe='')}@127.0.0.1/shop"
+    ),
+    "pairs as the database's name": lambda p: (
+        f"host=127.0.0.1 port=1 dbname={quoted(f'host=h password={quoted(p)}')}"
+    ),
+    "another scheme": lambda p: f"postgresql+psycopg://app:{quote(p, safe='')}@127.0.0.1:1/shop",
+    "no scheme": lambda p: f"app:{p}@127.0.0.1:1/shop",
+}
+
+
+def everything_shown(dsn: str) -> str:
+    """Do with a DSN what a process and an operator do, and give all that is said."""
+    shown: list[str] = []
+    for act in (
+        lambda: describe_destination(dsn),
+        lambda: destination_fingerprint(dsn, "tenantry"),
+        lambda: connect(dsn, connect_timeout=1),
+        lambda: repr(PostgresExporter(dsn)),
+        lambda: PostgresExporter(dsn).check(time.monotonic() + 1),
+        lambda: repr(Settings(dsn=dsn)),
+        lambda: read_settings({"dsn": dsn, "strict": "maybe"}),
+    ):
+        try:
+            shown.append(str(act()))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is shown to somebody
+            shown += traceback.format_exception(error)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert run(["stats", "--dsn", dsn, "--json"]) == Exit.DATABASE
+    return "".join((*shown, out.getvalue(), err.getvalue()))
+
+
+@pytest.mark.parametrize("form", WELL_FORMED.values(), ids=WELL_FORMED.keys())
+@settings(max_examples=5, deadline=None)
+@given(password=planted())
+def test_no_password_is_shown(form, password: str):
+    shown = everything_shown(form(password))
+    assert "127.0.0.1:1" in shown
+    assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize("form", MALFORMED.values(), ids=MALFORMED.keys())
+@settings(max_examples=40, deadline=None)
+@given(password=planted())
+def test_no_part_of_a_password_is_shown_where_the_dsn_is_wrong(form, password: str):
+    for show in (describe_destination, lambda dsn: destination_fingerprint(dsn, "tenantry")):
+        try:
+            shown = show(form(password))
+        except ConfigurationError as error:
+            shown = "".join(traceback.format_exception(error))
+        assert PASSWORD not in shown
+
+
+def test_password_of_the_environment_is_not_shown(tmp_path: Path, monkeypatch):
+    services = tmp_path / "services"
+    services.write_text("[shop]\nhost=127.0.0.1\nport=1\ndbname=shop\npassword=hunter2\n")
+    passwords = tmp_path / "passwords"
+    passwords.write_text("*:*:*:*:hunter2\n")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    for dsn in (
+        "service=shop",
+        "host=127.0.0.1 port=1 dbname=shop",
+        "postgresql://127.0.0.1:1/shop",
+    ):
+        shown = everything_shown(dsn)
+        assert "127.0.0.1:1/shop" in shown
+        assert PASSWORD not in shown
+
+
+def test_server_that_refuses_a_password_is_told_without_it(database18):
+    parameters = conninfo_to_dict(database18.writer)
+    wrong = make_conninfo("", **{**parameters, "user": "no_such_login", "password": "hunter2"})
+    with pytest.raises(DatabaseUnreachable, match="no_such_login") as raised:
+        connect(wrong)
+    assert PASSWORD not in "".join(traceback.format_exception(raised.value))
+
+
+def test_connection_string_as_the_name_of_a_database_is_not_shown(monkeypatch):
+    monkeypatch.setenv("PGDATABASE", URL)
+    with pytest.raises(ConfigurationError, match="The DSN cannot be read") as raised:
+        describe_destination("host=127.0.0.1")
+    assert PASSWORD not in repr(raised.value)

@@ -80,7 +80,12 @@ def test_wheel_carries_nothing_else(wheel):
         for name in wheel.namelist()
         if not name.startswith(("tenantry/", f"tenantry-{VERSION}.dist-info/"))
     }
-    assert outside == set()
+    assert outside == {"pytest_tenantry.py"}
+
+
+def test_wheel_tells_pytest_of_its_plugin(wheel):
+    entry_points = wheel.read(f"tenantry-{VERSION}.dist-info/entry_points.txt").decode()
+    assert "[pytest11]\npytest_tenantry = pytest_tenantry\n" in entry_points
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import tenantry
 
 NAMES = """
-    ContextExecutor Drop Event FlushReport Operation PLATFORM Pipeline Sampling Scope Sensitive
-    Stats Taxonomy TenantryError aflush alog_event ashutdown bind_tenant configure
+    Budget ContextExecutor Drop Event FlushReport Operation PLATFORM Pipeline Sampling Scope
+    Sensitive Stats Taxonomy TenantryError aflush alog_event ashutdown bind_tenant configure
     current_operation current_scope emits extract flush inject instrument_threads log_event
     propagate reset shutdown stats tenant uninstrument_threads
 """
@@ -47,8 +47,8 @@ def test_events_of_a_pipeline_in_memory_load_no_driver():
     code = (
         "import sys\n"
         "from tenantry import emits, tenant\n"
-        "from tenantry.testing import capture_events\n"
-        "with capture_events(open_taxonomy=['x_*']) as events, tenant('0' * 31 + '1'):\n"
+        "from tenantry.testing import capture\n"
+        "with capture(open_taxonomy=['x_*']) as events, tenant('0' * 31 + '1'):\n"
         "    emits('x_work')(len)('abc')\n"
         "    assert events.names == ['x_work_started', 'x_work_completed']\n"
         "print('psycopg' in sys.modules)\n"

@@ -18,14 +18,14 @@ from tenantry.record import (
     Line,
     Record,
     Reject,
-    TimestampFormat,
     abandoned_event,
+    check_lines,
     closing_json,
     count_events,
     derived_id,
-    event_json,
-    event_line,
+    event_text,
     format_line,
+    make_now,
     parse_line,
     renumber,
 )
@@ -37,7 +37,8 @@ KINDS = st.sampled_from("EISTROCH")
 
 def line_of(tenant: object, name: str = "x", kind: str = Kind.EVENT) -> bytes:
     scope = f'"tenant_id":{json.dumps(tenant)},'
-    return event_line(kind, 1, OPERATION, name, scope, "2026-01-01T00:00:00+00:00", "", b"{}", "")
+    text = event_text(OPERATION, name, scope, "2026-01-01T00:00:00+00:00", "", b"{}", "")
+    return format_line(kind, 1, text)
 
 
 @settings(deadline=None)
@@ -71,6 +72,26 @@ def test_torn_or_zeroed_line_is_seen(kind, row, data):
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(KINDS, JSON, st.sampled_from(["whole", "altered", "cut", "empty"]))))
+def test_lines_are_checked_together_as_each_is_alone(rows):
+    damage = {
+        "whole": lambda line: line,
+        "altered": lambda line: line[:-1] + b"~",
+        "cut": lambda line: line[:7],
+        "empty": lambda _: b"",
+    }
+    lines = [
+        damage[state](format_line(kind, 7, json.dumps(row)).rstrip(b"\n"))
+        for kind, row, state in rows
+    ]
+    found = check_lines(lines)
+    assert found == [
+        line[9:] if state == "whole" else None
+        for line, (_, _, state) in zip(lines, rows, strict=True)
+    ]
+
+
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_line_or_none(line):
     found = parse_line(line)
@@ -85,13 +106,19 @@ def test_renumbered_line_differs_in_kind_and_number_only(kind, other, row, seque
     assert after == before._replace(kind=other, sequence=sequence)
 
 
-def test_event_line_is_the_line_of_its_json():
+def test_text_of_an_event_is_the_json_of_its_parts():
     parts = (OPERATION, "x", '"tenant_id":7,', "2026-01-01T00:00:00+00:00", '"phase":"started",')
     tail = ',"event_version":2,"sample_rate":0.5'
-    line = event_line(Kind.START, 3, *parts, b'{"k":"\xc3\xa9"}', tail, "\t{}")
-    row = event_json(*parts, b'{"k":"\xc3\xa9"}', tail)
-    assert line == format_line(Kind.START, 3, row.decode(), "{}")
-    assert Record.from_json(row).data == {"k": "é"}
+    text = event_text(*parts, b'{"k":"\xc3\xa9"}', tail)
+    record = Record.from_json(text.encode())
+    assert record.data == {"k": "é"}
+    assert (record.id, record.name, record.tenant_id, record.phase) == (
+        OPERATION,
+        "x",
+        7,
+        "started",
+    )
+    assert (record.event_version, record.sample_rate) == (2, 0.5)
 
 
 @settings(deadline=None)
@@ -116,7 +143,7 @@ def test_torn_line_is_no_event_that_is_counted(tail: bytes):
 @settings(deadline=None)
 @given(st.integers(0, 4_000_000_000 * 10**9))
 def test_timestamp_is_the_time_in_utc_with_microseconds(nanoseconds):
-    text = TimestampFormat()(nanoseconds)
+    text = make_now(lambda: nanoseconds)()
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
     assert datetime.fromisoformat(text) == expected
     assert len(text) == 32
@@ -125,8 +152,9 @@ def test_timestamp_is_the_time_in_utc_with_microseconds(nanoseconds):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5 * 10**9), min_size=1))
 def test_what_a_timestamp_remembers_changes_nothing(times):
-    remembering = TimestampFormat()
-    assert [remembering(each) for each in times] == [TimestampFormat()(each) for each in times]
+    left = iter(times)
+    remembering = make_now(lambda: next(left))
+    assert [remembering() for _ in times] == [make_now(lambda at=at: at)() for at in times]
 
 
 @settings(deadline=None)

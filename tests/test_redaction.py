@@ -18,7 +18,7 @@ from tenantry.exceptions import ConfigurationError, TaxonomyError
 from tenantry.exporters.console import ConsoleExporter
 from tenantry.operation import find_phases
 from tenantry.redaction import Redaction, pseudonyms
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 KEYS = {"2026-11": "k" * 32, "2026-05": b"o" * 40}

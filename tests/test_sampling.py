@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantry import Sampling, emits, log_event, tenant
-from tenantry.exceptions import ConfigurationError
-from tenantry.testing import capture_events
+from tenantry.exceptions import ConfigurationError, InvalidEvent
+from tenantry.record import abandoned_event, parse_line
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-000000000001"
 SAAS = "tenantry.taxonomies.saas"
@@ -123,3 +125,38 @@ def test_fact_with_an_error_code_is_always_kept():
     with capture_events(SAAS, sampling={"integration_failed": ALMOST_NONE}) as events, tenant(ACME):
         log_event("integration_failed", integration_id="i", type="t", error_code="timeout")
         assert [record.sample_rate for record in events.records] == [1.0]
+
+
+def test_what_is_left_out_leaves_no_mark_that_it_is_open(tmp_path):
+    with (
+        capture_events(SAAS, sampling={"ingest": ALMOST_NONE}, journal=tmp_path) as events,
+        tenant(ACME),
+    ):
+        before = events._journal.free_bytes()
+        with emits("ingest", source_type="web", url="https://a.example"):
+            assert events._journal.free_bytes() == before
+            assert not events._journal.has_open_operations()
+
+
+def test_abandoned_end_stands_for_as_many_as_its_start(tmp_path):
+    rate = 0.999999
+    with (
+        capture_events(SAAS, sampling={"ingest": Sampling(rate)}, journal=tmp_path) as events,
+        tenant(ACME),
+        emits("ingest", source_type="web", url="https://a.example"),
+    ):
+        (line,) = events._journal._open.values()
+    parsed = parse_line(line.rstrip(b"\n"))
+    assert parsed is not None
+    event = json.loads(abandoned_event(parsed, "2026-11-22T10:00:00+00:00"))
+    assert event["sample_rate"] == rate
+
+
+def test_fact_that_is_left_out_is_looked_at_in_strict_mode_only():
+    given = {"sampling": {"quota_exceeded": ALMOST_NONE}}
+    with capture_events(SAAS, strict=False, **given) as events, tenant(ACME):
+        log_event("quota_exceeded", limit="none")
+        stats = events.stats()
+        assert (stats.sampled_out, stats.rejected, stats.pending) == (1, 0, 0)
+    with capture_events(SAAS, strict=True, **given), tenant(ACME), pytest.raises(InvalidEvent):
+        log_event("quota_exceeded", limit="none")

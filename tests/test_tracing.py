@@ -8,8 +8,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from tenantry import emits, log_event, tenant
-from tenantry.testing import capture_events
 from tenantry.tracing import hidden_from_instrumentation
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 

@@ -1,5 +1,6 @@
 """Business events of multi-tenant applications, kept exactly once in your own PostgreSQL."""
 
+from tenantry.configuring import aflush, ashutdown, configure, flush, shutdown, stats
 from tenantry.context import (
     PLATFORM,
     Operation,
@@ -11,25 +12,18 @@ from tenantry.exceptions import TenantryError
 from tenantry.executors import ContextExecutor, propagate
 from tenantry.facts import alog_event, log_event
 from tenantry.instrument import emits
-from tenantry.pipeline import (
-    Pipeline,
-    aflush,
-    ashutdown,
-    configure,
-    flush,
-    shutdown,
-    stats,
-)
+from tenantry.pipeline import Pipeline
 from tenantry.propagation import extract, inject
 from tenantry.redaction import Sensitive
 from tenantry.report import Drop, FlushReport, Stats
-from tenantry.sampling import Sampling
+from tenantry.sampling import Budget, Sampling
 from tenantry.scopes import bind_tenant, reset, tenant
 from tenantry.taxonomy import Event, Taxonomy
 from tenantry.threads import instrument_threads, uninstrument_threads
 
 __all__ = [
     "PLATFORM",
+    "Budget",
     "ContextExecutor",
     "Drop",
     "Event",

@@ -169,10 +169,11 @@ _default_rule = TenantRule()
 _rule: ContextVar[TenantRule | None] = ContextVar("tenantry_tenant_rule", default=None)
 
 
-def set_default_rule(rule: TenantRule) -> None:
-    """Set the rule of the configured pipeline."""
-    global _default_rule  # noqa: PLW0603  # the process has one configured pipeline
-    _default_rule = rule
+def set_default_rule(rule: TenantRule) -> TenantRule:
+    """Set the rule of the configured pipeline; gives the one before."""
+    global _default_rule  # the process has one configured pipeline
+    before, _default_rule = _default_rule, rule
+    return before
 
 
 def current_rule() -> TenantRule:
@@ -180,8 +181,8 @@ def current_rule() -> TenantRule:
     return _rule.get() or _default_rule
 
 
-def bind_rule(rule: TenantRule) -> Token[TenantRule | None]:
-    """Set the rule of the pipeline that a block made current."""
+def bind_rule(rule: TenantRule | None) -> Token[TenantRule | None]:
+    """Set the rule of the pipeline that a block made current; None for the configured one's."""
     return _rule.set(rule)
 
 
@@ -211,7 +212,6 @@ class Scope:
     """
 
     __slots__ = (
-        "_resolved",
         "actor",
         "correlation",
         "depth",
@@ -219,6 +219,7 @@ class Scope:
         "generation",
         "is_block",
         "outer",
+        "resolved",
         "tenant",
     )
 
@@ -236,7 +237,8 @@ class Scope:
         """What it was entered in; ``depth`` says how many such there are, itself included."""
         self.depth = 1
         self.generation = fork_generation
-        self._resolved: tuple[TenantRule | None, str] = (None, "")
+        self.resolved: tuple[TenantRule | None, str] = (None, "")
+        """What ``fragment`` gave last, and for which rule."""
 
     @property
     def is_stale(self) -> bool:
@@ -249,7 +251,7 @@ class Scope:
         Computed once for a scope and a rule; ``error`` says why it is invalid. A forked process has
         new rules, so that no event pays for the look at the generation.
         """
-        resolved_for, fragment = self._resolved
+        resolved_for, fragment = self.resolved
         if resolved_for is rule:
             return fragment
         fragment = ""
@@ -270,7 +272,7 @@ class Scope:
                 members["correlation_id"] = safe_text(self.correlation)
             self.error = None
             fragment = json.dumps(members, separators=(",", ":"))[1:-1] + ","
-        self._resolved = (rule, fragment)  # at once: another thread may resolve for another
+        self.resolved = (rule, fragment)  # at once: another thread may resolve for another
         return fragment
 
     def with_actor(self, actor: str) -> Scope:

@@ -7,6 +7,7 @@ import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextvars import copy_context
 from typing import Any, Final, NamedTuple, assert_never, cast
+from weakref import WeakSet
 
 from tenantry import pipeline as pipelines
 from tenantry.bodies import Held, Place, drive, drive_async, follow, here, named_like
@@ -41,6 +42,7 @@ class Decorated:
         target = function
         if isinstance(function, (staticmethod, classmethod)):
             target = cast("Any", function).__func__
+        self.target: Final = target
         self._spec = spec
         self._bind_options = bind
         self._name = getattr(target, "__qualname__", repr(target)[:80])
@@ -60,10 +62,16 @@ class Decorated:
         self._fields = self._compile_fields()
         self._takes_any_keyword = takes_any_keyword(target)
         self._asks = bool(self._tenant or self._conn or self._ask_actor or self._fields)
-        self._bound: tuple[BoundOperation, list[_Taken], dict[str, Any]] | None = None
+        self._bound: _Bindings | None = None
         """One value, so that threads with different pipelines never mix two."""
         self._finished: type | None = None
         """The type of the last result that was complete: mostly that of the next one too."""
+        decorations.add(self)
+
+    @property
+    def spec(self) -> OperationSpec:
+        """The options that ``emits`` was given."""
+        return self._spec
 
     def wrapper(self) -> Callable[..., Any]:
         """Give what runs instead of the function: it takes that, its instance, and the arguments.
@@ -155,7 +163,7 @@ class Decorated:
             return None
         return run
 
-    def _bind(self) -> tuple[BoundOperation, list[_Taken], dict[str, Any]] | None:
+    def _bind(self) -> _Bindings | None:
         bound = self._bind_options()
         if bound is None:
             return None
@@ -362,8 +370,14 @@ class Decorated:
         return copy_context().run(begin)
 
 
+decorations: Final[WeakSet[Decorated]] = WeakSet()
+"""All that lives, for those who look at an application from outside; no call ever reads it."""
+
 _Taken = tuple[str, int, str, object]
 """Field, place, name and default of a parameter that is taken as data."""
+
+_Bindings = tuple[BoundOperation, list[_Taken], dict[str, Any]]
+"""What is taken from a call, parameter by parameter, and what was given at decoration."""
 
 WITHOUT: Final = {
     "tenant": "its events are refused: they are given to no other tenant",

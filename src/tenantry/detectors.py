@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -34,7 +34,13 @@ _QUERY_NAMES: Final = frozenset(
 )
 """Further names of a URL's parameters whose values are removed: whole names, not their ends."""
 
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_WORD: Final = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+"
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compile on first use: an import, and who never meets a secret, need none of them."""
+    return re.compile(pattern)
 
 
 def normalize_name(name: str) -> str:
@@ -50,7 +56,7 @@ def is_secret_name(name: str, names: frozenset[str]) -> bool:
     """
     if normalize_name(name) in names:
         return True
-    words = _WORD.findall(name[-_LONGEST_NAME:])
+    words = _compiled(_WORD).findall(name[-_LONGEST_NAME:])
     while words and words[-1].isdecimal() and "".join(words).lower() not in names:
         words.pop()
     ending = ""
@@ -78,30 +84,29 @@ _CARD: Final = (
     r"[2-6][0-9]{13}|[2-6][0-9]{3}[ .-][0-9]{4}[ .-][0-9]{4}[ .-][0-9]|3[0-9]{3}[ .-][0-9]{6}[ .-]"
 )
 
-_FIND_API_KEY: Final = re.compile(rf"(?<![A-Za-z0-9])(?:{_API_KEY})")
-_FIND_PRIVATE_KEY: Final = re.compile(rf"{_PRIVATE_KEY}[\s\S]*?(?:-----END[^-]{{0,60}}-----|\Z)")
-_FIND_JWT: Final = re.compile(rf"(?<![A-Za-z0-9-]){_JWT}(?:\.[A-Za-z0-9_-]*)?")
-_FIND_BEARER: Final = re.compile(_BEARER)
-_FIND_AUTHORIZATION: Final = re.compile(
+_FIND_API_KEY: Final = rf"(?<![A-Za-z0-9])(?:{_API_KEY})"
+_FIND_PRIVATE_KEY: Final = rf"{_PRIVATE_KEY}[\s\S]*?(?:-----END[^-]{{0,60}}-----|\Z)"
+_FIND_JWT: Final = rf"(?<![A-Za-z0-9-]){_JWT}(?:\.[A-Za-z0-9_-]*)?"
+_FIND_AUTHORIZATION: Final = (
     r"""(?i:(authorization["']? ?[:=] ?["']?))(?:[A-Za-z]{1,20} +)?[^\s"',]+"""
 )
-_FIND_CARD: Final = re.compile(
+_FIND_CARD: Final = (
     r"(?<![0-9A-Za-z])(?<![0-9]\.)"
     r"(?:[2-6][0-9]{13,18}"
     r"|[2-6][0-9]{3}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
     r"|3[0-9]{3}([ .-])[0-9]{6}\2[0-9]{4,5})"
     r"(?![0-9A-Za-z])(?!\.[0-9])"
 )
-_FIND_EMAIL: Final = re.compile(r"[\w.+%-]{1,64}(?:@|%40)(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_FIND_EMAIL: Final = r"[\w.+%-]{1,64}(?:@|%40)(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}"
 _FIND_USERINFO: Final = (
     # A password with a slash in it is no URL, and yet what people write: up to the last @ then.
-    re.compile(r"(?<=//)[^\s/?#:@\[]{0,128}:(?![0-9]{1,5}(?:[/?#]|\Z))[^\s@\"'<>]{1,256}@"),
-    re.compile(r"(?<=//)[^\s/?#\"'<>]{1,512}@"),
+    r"(?<=//)[^\s/?#:@\[]{0,128}:(?![0-9]{1,5}(?:[/?#]|\Z))[^\s@\"'<>]{1,256}@",
+    r"(?<=//)[^\s/?#\"'<>]{1,512}@",
 )
-_FIND_PARAMETER: Final = re.compile(r"([?&#;]?)(?<![\w.%+\[\]~-])([\w.%+\[\]~-]+)( {0,2}= {0,2})")
-_PARAMETER_VALUE: Final = re.compile(r"""\\?"[^"]{0,4096}"?|\\?'[^']{0,4096}'?|[^\s"'<>]+""")
-_URL_VALUE: Final = re.compile(r"[^\s&;#\"'<>]+")
-_FIND_MEMBER: Final = re.compile(
+_FIND_PARAMETER: Final = r"([?&#;]?)(?<![\w.%+\[\]~-])([\w.%+\[\]~-]+)( {0,2}= {0,2})"
+_PARAMETER_VALUE: Final = r"""\\?"[^"]{0,4096}"?|\\?'[^']{0,4096}'?|[^\s"'<>]+"""
+_URL_VALUE: Final = r"[^\s&;#\"'<>]+"
+_FIND_MEMBER: Final = (
     r"""(\\?["'])([\w .-]{1,128})(\1 {0,2}[:=]>? {0,2})"""
     r"""(\\?"[^"]{0,4096}"?|\\?'[^']{0,4096}'?|[^\s,}\]"']+)"""
 )
@@ -140,20 +145,20 @@ def make_prefilter(names: frozenset[str], extra: str, *, detect: bool) -> Callab
 def clean(text: str, names: frozenset[str]) -> str:
     """Replace what looks like a secret by a mark that says what it was."""
     if "PRIVATE KEY" in text:
-        text = _FIND_PRIVATE_KEY.sub("[private key]", text)
+        text = _compiled(_FIND_PRIVATE_KEY).sub("[private key]", text)
     if "uthorization" in text.lower():
-        text = _FIND_AUTHORIZATION.sub(rf"\1{SECRET}", text)
+        text = _compiled(_FIND_AUTHORIZATION).sub(rf"\1{SECRET}", text)
     if "=" in text or ":" in text:
         text = _clean_pairs(text, names)
     if "eyJ" in text:
-        text = _FIND_JWT.sub("[jwt]", text)
-    text = _FIND_BEARER.sub(_bearer, text)
-    text = _FIND_API_KEY.sub("[api key]", text)
+        text = _compiled(_FIND_JWT).sub("[jwt]", text)
+    text = _compiled(_BEARER).sub(_bearer, text)
+    text = _compiled(_FIND_API_KEY).sub("[api key]", text)
     text = _clean_cards(text)
     if "@" in text or "%40" in text:
         for userinfo in _FIND_USERINFO:
-            text = userinfo.sub("", text)
-        text = _FIND_EMAIL.sub("[email]", text)
+            text = _compiled(userinfo).sub("", text)
+        text = _compiled(_FIND_EMAIL).sub("[email]", text)
     return text
 
 
@@ -165,17 +170,17 @@ def _clean_pairs(text: str, names: frozenset[str]) -> str:
         mark = value[: len(value) - len(value.lstrip("\\\"'"))]
         return f"{quote}{name}{middle}{mark}{SECRET}{mark}"
 
-    text = _FIND_MEMBER.sub(member, text)
+    text = _compiled(_FIND_MEMBER).sub(member, text)
     kept: list[str] = []
     done = 0
-    for found in _FIND_PARAMETER.finditer(text):
+    for found in _compiled(_FIND_PARAMETER).finditer(text):
         lead, name, _ = found.groups()
         read = unquote_plus(name)
         is_secret = is_secret_name(read, names) or (lead and read.lower() in _QUERY_NAMES)
         if not is_secret or found.start() < done:
             continue
         # Within a URL a value ends at the next parameter; elsewhere where the word does.
-        value = (_URL_VALUE if lead else _PARAMETER_VALUE).match(text, found.end())
+        value = _compiled(_URL_VALUE if lead else _PARAMETER_VALUE).match(text, found.end())
         if value is not None:
             kept += (text[done : found.end()], SECRET)
             done = value.end()
@@ -189,7 +194,7 @@ def _bearer(found: re.Match[str]) -> str:
 
 
 def _clean_cards(text: str) -> str:
-    found = _FIND_CARD.search(text)
+    found = _compiled(_FIND_CARD).search(text)
     if found is None:
         return text
     kept: list[str] = []
@@ -201,7 +206,7 @@ def _clean_cards(text: str) -> str:
             done = end
         else:
             end = begin + 1
-        found = _FIND_CARD.search(text, end)
+        found = _compiled(_FIND_CARD).search(text, end)
     return "".join((*kept, text[done:]))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import Any, cast
 
 from tenantry import payload
+from tenantry.budgets import NOBODY, Budgets
 from tenantry.context import (
     Scope,
     canonical_tenant,
@@ -25,10 +26,11 @@ from tenantry.operation import (
     reason_of,
     refuse_reserved,
     scope_problem,
+    shown_keys,
     tail,
 )
 from tenantry.pipeline import Pipeline, current_pipeline, warn_unconfigured
-from tenantry.record import Kind, derived_id, event_json
+from tenantry.record import Kind, derived_id, event_text
 from tenantry.redaction import Redaction
 from tenantry.taxonomy import COLUMN_KEYS, Event, EventType, OpenEventType
 from tenantry.tracing import span_fragment
@@ -65,14 +67,14 @@ def log_event(
     the reason.
     """
     refuse_reserved(data, "log_event()")
-    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data)
+    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data, conn)
     if fact is None:
         return None
-    pipeline, event_id, line = fact
+    pipeline, event_id, text = fact
     if conn is not None:
-        pipeline.insert(conn, line)
+        pipeline.insert(conn, text.encode())
         return event_id
-    return event_id if accept(pipeline, line, idempotency_key) else None
+    return event_id if accept(pipeline, text, idempotency_key) else None
 
 
 async def alog_event(
@@ -89,21 +91,21 @@ async def alog_event(
 ) -> str | None:
     """Do as ``log_event`` does, with ``conn`` an asynchronous connection or session."""
     refuse_reserved(data, "alog_event()")
-    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data)
+    fact = make_fact(event, tenant, actor, occurred_at, idempotency_key, fields, data, conn)
     if fact is None:
         return None
-    pipeline, event_id, line = fact
+    pipeline, event_id, text = fact
     if conn is not None:
-        await pipeline.ainsert(conn, line)
+        await pipeline.ainsert(conn, text.encode())
         return event_id
-    return event_id if accept(pipeline, line, idempotency_key) else None
+    return event_id if accept(pipeline, text, idempotency_key) else None
 
 
-def accept(pipeline: Pipeline, line: bytes, idempotency_key: str | None) -> bool:
+def accept(pipeline: Pipeline, text: str, idempotency_key: str | None) -> bool:
     """Append a fact to the journal, and say whether it was taken; raises nothing."""
     kind = Kind.EVENT if idempotency_key is None else Kind.REPEATABLE
     try:
-        return pipeline.accept_row(kind, line.decode())
+        return pipeline.accept(kind, text)
     except Exception:  # noqa: BLE001  # logged there; telemetry never stops the caller
         pipeline.note_internal_error()
         return False
@@ -117,14 +119,17 @@ def make_fact(  # noqa: PLR0917  # the arguments of log_event, in their order
     idempotency_key: str | None,
     fields: Mapping[str, Any] | None,
     data: dict[str, Any],
-) -> tuple[Pipeline, str, bytes] | None:
-    """Validate a fact and write its line; None where it is refused, sampled out or goes nowhere."""
+    conn: Any,
+) -> tuple[Pipeline, str, str] | None:
+    """Validate a fact and write its JSON; None where it is refused, sampled out or goes nowhere."""
     pipeline = current_pipeline()
     if pipeline is None:
         warn_unconfigured()
         return None
     try:
         fact = _Fact(pipeline, event, tenant, actor, data)
+        if conn is None:
+            fact.budgets = pipeline.budgets
         made = fact.make(fields, occurred_at, idempotency_key)
     except Exception as error:
         if pipeline.strict and isinstance(error, TenantryError):
@@ -137,6 +142,9 @@ def make_fact(  # noqa: PLR0917  # the arguments of log_event, in their order
 class _Fact:
     """One ``log_event`` on its way to a line."""
 
+    budgets: Budgets | None = None
+    """None where nothing is limited, and for what goes into the caller's own transaction."""
+
     def __init__(
         self,
         pipeline: Pipeline,
@@ -148,7 +156,9 @@ class _Fact:
         self.pipeline = pipeline
         self.event = event
         self.data = data
-        self.values: dict[str, Any] = dict(event.__dict__) if isinstance(event, Event) else {}
+        # Asked once: pydantic's models answer it with code of their own.
+        self.is_instance = type(event) is not str and isinstance(event, Event)
+        self.values: dict[str, Any] = dict(event.__dict__) if self.is_instance else {}
         self.undeclared: list[str] = []
         self.columns: dict[str, str] = {}
         self.name = event if isinstance(event, str) else getattr(type(event), "event_name", "")
@@ -161,12 +171,12 @@ class _Fact:
         parent = current_operation()
         self.parent_id = None if parent is None else parent.id
 
-    def make(
+    def make(  # noqa: C901  # on the caller's path, where each further call costs
         self,
         fields: Mapping[str, Any] | None,
         occurred_at: datetime | None,
         idempotency_key: str | None,
-    ) -> tuple[str, bytes] | None:
+    ) -> tuple[str, str] | None:
         """Give the id and the JSON of the event, or reject it."""
         pipeline = self.pipeline
         declared: EventType | None = None
@@ -180,30 +190,37 @@ class _Fact:
                 if pipeline.strict:
                     raise_for_scope(self.scope, str(self.name))
                 raise scope_problem(self.scope)
-            if isinstance(self.event, Event) and not has_given:
-                frozen, cut = declared.freeze_instance(self.event, pipeline.max_payload_bytes)
+            created_at = self._created_at(occurred_at, idempotency_key)
+            event_id = (
+                pipeline.new_id()
+                if idempotency_key is None
+                else derived_id(
+                    created_at, self._tenant_text(), declared.name, str(idempotency_key)
+                )
+            )
+            rate = 1.0
+            # Before the costly part, but for strict mode, which looks at each; and for budgets,
+            # where what is refused counts for another.
+            is_early = self.budgets is None and not pipeline.strict
+            if is_early and declared.name in pipeline.sampling:
+                rate = self._sample(declared, event_id, fragment)
+                if not rate:
+                    return None
+            if self.is_instance and not has_given:
+                given = cast("Event", self.event)
+                frozen, cut = declared.freeze_instance(given, pipeline.max_payload_bytes)
             else:
                 frozen, cut = declared.freeze(self.values, pipeline.max_payload_bytes)
             if cut:
                 pipeline.count(Slot.TRUNCATED, event=False)
-            created_at = self._created_at(occurred_at, idempotency_key)
         except TenantryError as problem:
             if pipeline.strict:
                 raise
-            self._reject(declared, problem)
+            self._reject_within_budget(declared, problem)
             return None
-        event_id = (
-            pipeline.new_id()
-            if idempotency_key is None
-            else derived_id(created_at, self._tenant_text(), declared.name, str(idempotency_key))
-        )
-        rate = 1.0
-        sampling = pipeline.sampling.get(declared.name)
-        if sampling is not None and "error_code" not in self.columns:
-            rate = sampling.rate
-            key = None if sampling.key is None else declared.keys.get(sampling.key, sampling.key)
-            if not sampling.decide(None if key is None else self.values.get(key), event_id):
-                pipeline.count(Slot.SAMPLED_OUT)
+        if not is_early:
+            rate = self._sample(declared, event_id, fragment)
+            if not rate:
                 return None
         extra = "".join(self.columns.values()) + (
             span_fragment()
@@ -211,9 +228,24 @@ class _Fact:
             else f'"parent_operation_id":"{self.parent_id}",{span_fragment()}'
         )
         last = tail(declared, rate, pipeline)
-        return event_id, event_json(
+        return event_id, event_text(
             event_id, declared.name, fragment, created_at, extra, frozen, last
         )
+
+    def _sample(self, declared: EventType, event_id: str, fragment: str) -> float:
+        """Give the rate at which it is kept, or 0 where it is not, and is counted so."""
+        failed = "error_code" in self.columns
+        sampling = None if failed else self.pipeline.sampling.get(declared.name)
+        if self.budgets is not None:
+            sampling = self.budgets.limit(sampling, fragment, declared.name, failed=failed)
+        if sampling is None:
+            return 1.0
+        key = None if sampling.key is None else declared.keys.get(sampling.key, sampling.key)
+        value = None if key is None else self.values.get(key)
+        if sampling.decide(value, event_id):
+            return sampling.rate
+        self.pipeline.count(Slot.SAMPLED_OUT)
+        return 0.0
 
     def _add(self, fields: Mapping[str, Any]) -> None:
         """Put ``fields`` behind the keywords, which count for more."""
@@ -235,14 +267,14 @@ class _Fact:
         )
 
     def _declared(self) -> EventType:
-        if not isinstance(self.event, (str, Event)):
+        if not self.is_instance and not isinstance(self.event, str):
             raise UnknownEvent(
                 f"log_event() takes an instance of a declared Event, or an event's name with its "
                 f"keys, not a value of type {type(self.event).__name__}"
             )
         taxonomy = self.pipeline.taxonomy
         declared = taxonomy.get(str(self.name))
-        if isinstance(self.event, Event) and declared.model is not type(self.event):
+        if self.is_instance and declared.model is not type(self.event):
             raise UnknownEvent(
                 f"{type(self.event).__module__}.{type(self.event).__qualname__} is not the class "
                 f"that the taxonomy declares for {self.name!r}"
@@ -283,7 +315,7 @@ class _Fact:
     def _check_undeclared(self, declared: EventType, keys: list[str]) -> None:
         message = (
             f"the event {declared.name!r} declares no key "
-            f"{', '.join(repr(key)[:80] for key in keys[:5])}; it declares "
+            f"{shown_keys(keys, self.pipeline.redaction)}; it declares "
             f"{', '.join(declared.fields) or 'none'}"
         )
         for _ in keys:
@@ -301,7 +333,7 @@ class _Fact:
                     "time is part of what makes an event the same",
                     reason="occurred_at_missing",
                 )
-            return pipeline.timestamp(pipeline.time_ns())
+            return pipeline.now()
         if isinstance(occurred_at, datetime) and occurred_at.utcoffset() is not None:
             try:
                 return occurred_at.astimezone(UTC).isoformat(timespec="microseconds")
@@ -312,6 +344,17 @@ class _Fact:
             "aware datetime, as in datetime.now(timezone.utc)",
             reason="occurred_at_invalid",
         )
+
+    def _reject_within_budget(self, declared: EventType | None, problem: Exception) -> None:
+        """Refuse it; a flood of such events has the budget of failures, and carries no weight."""
+        fragment = "" if self.scope is None else self.scope.fragment(self.pipeline.rule)
+        if self.budgets is not None:
+            name = "?" if declared is None else declared.name
+            sampling = self.budgets.limit(None, fragment or NOBODY, name, failed=True)
+            if sampling is not None and not sampling.keeps(self.pipeline.new_id()):
+                self.pipeline.count(Slot.SAMPLED_OUT)
+                return
+        self._reject(declared, problem)
 
     def _reject(self, declared: EventType | None, problem: Exception) -> None:
         known = {} if declared is None else dict(pick(declared, self.values))

@@ -24,7 +24,7 @@ from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.exporters import Exporter
 from tenantry.interruptions import is_interruption
 from tenantry.journal import COUNTED, DROP_REASONS, Journal, Slot, close_line
-from tenantry.record import Kind, TimestampFormat, event_line, format_line, renumber
+from tenantry.record import Kind, format_line, renumber
 from tenantry.redaction import Redaction
 from tenantry.report import Drop
 from tenantry.shipper import Shipper
@@ -61,8 +61,7 @@ class Intake(ABC):
     service: str | None
     environment: str | None
     exporter: Exporter
-    time_ns: Callable[[], int]
-    timestamp: TimestampFormat
+    now: Callable[[], str]
     new_id: Callable[[], str]
     _journal_max_bytes: int
     _warned: dict[object, float]
@@ -84,55 +83,24 @@ class Intake(ABC):
     def _open_late(self) -> Journal | None:
         """Open the journal of what comes after the shutdown."""
 
-    def accept(  # noqa: PLR0917  # keywords would cost a microsecond a call
-        self,
-        kind: str,
-        operation_id: str,
-        event_id: str,
-        name: str,
-        scope: str,
-        extra: str,
-        data: bytes,
-        tail: str,
-        closing: str = "",
-        created_at: str = "",
-    ) -> bool:
-        """Number an event, write its line into the journal, and say whether it was taken.
+    def accept(self, kind: str, text: str, opens: str = "", closes: str = "") -> bool:
+        """Number a row, write its line into the journal, and say whether it was taken.
 
-        The parts are those of ``record.event_line``. A ``START`` or ``OPEN`` line opens the
-        operation, an ``END`` line closes it.
+        ``text`` is what follows the number in the line; ``opens`` and ``closes`` name an operation
+        that begins or ends with it.
 
         An exception that comes into it (of a signal handler, or for want of stack) is raised, and
         the event counted as interrupted unless it was counted already.
         """
         journal = self._journal or self._begin()
-        row = kind != Kind.OPEN
         sequence, line = 0, b""
         try:
-            if row:
-                # No signal comes between the step of a loop and its assignment, as after next().
-                for sequence in journal.sequence:  # noqa: B007  # it is used behind the loop
-                    break
-            line = event_line(
-                kind,
-                sequence,
-                event_id,
-                name,
-                scope,
-                created_at or self.timestamp(self.time_ns()),
-                extra,
-                data,
-                tail,
-                closing,
-            )
-            if closing:
-                taken = journal.open_operation(operation_id, line, row=row)
-            elif kind == Kind.END:
-                taken = journal.close_operation(operation_id, line, row=True)
-            else:
-                taken = journal.append_row(line)
-            return taken or (
-                row and self._retry_append(journal, line, kind, sequence, operation_id)
+            # No signal comes between the step of a loop and its assignment, as after next().
+            for sequence in journal.sequence:  # noqa: B007  # it is used behind the loop
+                break
+            line = format_line(kind, sequence, text)
+            return journal.append_row(line, opens, closes) or self._retry_append(
+                journal, line, kind, sequence, opens or closes
             )
         except BaseException as error:
             # Single calls: there may be no stack left for more.
@@ -142,28 +110,17 @@ class Intake(ABC):
                 error.__dict__[COUNTED] = id(line)
             raise
 
-    def accept_row(self, kind: str, row_json: str) -> bool:
-        """Append a row that is made already."""
+    def open_operation(self, operation_id: str, text: str) -> None:
+        """Note that an operation is open whose started event is no row."""
         journal = self._journal or self._begin()
-        sequence, line = 0, b""
-        try:
-            for sequence in journal.sequence:  # noqa: B007  # as in accept()
-                break
-            line = format_line(kind, sequence, row_json)
-            return journal.append_row(line) or self._retry_append(journal, line, kind, sequence)
-        except BaseException as error:
-            if sequence:
-                if error.__dict__.get(COUNTED) != id(line):
-                    next(journal.books.counts[Slot.DROPPED_INTERRUPTED])
-                error.__dict__[COUNTED] = id(line)
-            raise
+        journal.open_operation(operation_id, format_line(Kind.OPEN, 0, text))
 
     def close_operation(self, operation_id: str, *, handed: bool = False) -> None:
         """Note that an operation has ended without a terminal row in this journal."""
         journal = self._journal or self._begin()
         line = close_line(operation_id, handed=handed)
-        if not journal.close_operation(operation_id, line, row=False) and self._late is not None:
-            self._late.close_operation(operation_id, line, row=False)
+        if not journal.close_operation(operation_id, line) and self._late is not None:
+            self._late.close_operation(operation_id, line)
 
     def count(self, slot: Slot, *, event: bool = True) -> None:
         """Count an outcome; ``event`` says that it is one of an event that was emitted."""
@@ -261,6 +218,8 @@ class Intake(ABC):
                 "late", "events emitted after shutdown() are dropped: no journal file keeps them"
             )
             return
+        if self._is_warned(slot):
+            return
         self.warn(
             slot,
             "events are dropped (%s): the journal in %s has no room: %s. Its limit is %d bytes "
@@ -274,7 +233,7 @@ class Intake(ABC):
 
     def _note_gap(self, slot: Slot) -> None:
         if self._gap_since is None and slot in _GAPS:
-            self._gap_since = self.timestamp(self.time_ns())
+            self._gap_since = self.now()
 
     def _report_gap(self) -> None:
         """Record, once there is room again, what was dropped, and since when: a row a tenant."""
@@ -338,7 +297,8 @@ class Intake(ABC):
             "tenant_id": tenant_id if scope is None else _tenant_text(scope, self.rule),
             "name": None if name is None else safe_text(text(name)),
             "phase": phase,
-            "created_at": self.timestamp(self.time_ns()),
+            "event_version": None if event is None or event.is_open else event.version,
+            "created_at": self.now(),
             "reason": reason,
             "detail": safe_text(detail) if len(detail) < context.TEXT_LIMIT else _clip(detail),
             "data": self._rejected_data(event, data or {}),
@@ -351,7 +311,7 @@ class Intake(ABC):
             "environment": None if self.environment is None else safe_text(self.environment),
         }
         line = payload.to_json({key: value for key, value in row.items() if value is not None})
-        self.accept_row(Kind.REJECT, line.decode())
+        self.accept(Kind.REJECT, line.decode())
         if closes and operation_id is not None:
             self.close_operation(operation_id)
         self.warn(
@@ -419,15 +379,17 @@ class Intake(ABC):
 
     def warn(self, key: object, message: str, *arguments: object) -> None:
         """Log a warning, at most once a minute for each key."""
-        now = time.monotonic()
-        if now - self._warned.get(key, float("-inf")) < WARNING_INTERVAL:
+        if self._is_warned(key):
             return
         if len(self._warned) >= _WARNINGS_KEPT:
             self._warned.clear()
-        self._warned[key] = now
+        self._warned[key] = time.monotonic()
         with suppress(Exception):  # a filter of the application's may raise
             clean = self.redaction.text
             logger.warning(message, *(clean(a) if isinstance(a, str) else a for a in arguments))
+
+    def _is_warned(self, key: object) -> bool:
+        return time.monotonic() - self._warned.get(key, float("-inf")) < WARNING_INTERVAL
 
     def note_internal_error(self) -> None:
         """Log an error of our own, with its traceback, and count the event as dropped, once.
@@ -453,11 +415,11 @@ class Intake(ABC):
 
 def _write(journal: Journal, line: bytes, kind: str, operation_id: str) -> bool:
     """Append a row by its kind."""
-    if kind == Kind.START:
-        return journal.open_operation(operation_id, line, row=True)
-    if kind == Kind.END:
-        return journal.close_operation(operation_id, line, row=True)
-    return journal.append_row(line)
+    return journal.append_row(
+        line,
+        operation_id if kind == Kind.START else "",
+        operation_id if kind == Kind.END else "",
+    )
 
 
 def _tenant_text(scope: Scope, rule: TenantRule) -> str | None:

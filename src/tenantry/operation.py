@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.pipeline import Pipeline
 from tenantry.record import closing_json
+from tenantry.redaction import Redaction
 from tenantry.sampling import Sampling
 from tenantry.taxonomy import (
     COMPLETED,
@@ -37,7 +38,7 @@ OnClose = Literal["completed", "cancelled"]
 CANCELLED: Final = "cancelled"
 NO_RESULT: Final = object()
 
-_PLAIN_RESULTS: Final = (str, bytes, int, float, bool, type(None), list, set, frozenset)
+PLAIN_RESULTS: Final = (str, bytes, int, float, bool, type(None), list, set, frozenset)
 """Results whose attributes are never data."""
 
 _RESULT_TYPES_KEPT: Final = 1000
@@ -148,6 +149,7 @@ class BoundOperation:
         "data",
         "declared",
         "failed",
+        "is_checked",
         "is_open",
         "pipeline",
         "result_readers",
@@ -176,6 +178,8 @@ class BoundOperation:
         self.undeclared = [key for key in given if self.field_of(key) is None]
         if isinstance(spec.result, str) and self.field_of(spec.result) is None:
             self.undeclared.append(spec.result)
+        self.is_checked = bool(self.undeclared) or self.sampling is not None
+        """Whether there is more to a start than its event."""
         self.data = {
             name: value for key, value in given.items() if (name := self.field_of(key)) is not None
         }
@@ -208,7 +212,7 @@ class BoundOperation:
             if is_interruption(error):
                 raise
             return read_attributes
-        return read_nothing if issubclass(kind, _PLAIN_RESULTS) else read_attributes
+        return read_nothing if issubclass(kind, PLAIN_RESULTS) else read_attributes
 
     @staticmethod
     def _read_whole(name: str | None) -> ResultReader:
@@ -233,7 +237,7 @@ class BoundOperation:
         pipeline = self.pipeline
         message = (
             f"the operation {self.spec.name!r} declares no key "
-            f"{', '.join(repr(key)[:80] for key in keys[:5])}; it declares "
+            f"{shown_keys(keys, pipeline.redaction)}; it declares "
             f"{', '.join(sorted(set(self.declared.values()))) or 'none'}"
         )
         for _ in keys[: payload.MAX_VALUES]:
@@ -241,6 +245,16 @@ class BoundOperation:
         if pipeline.strict:
             raise InvalidEvent(message, reason="undeclared_key")
         pipeline.warn((self.spec.name, *keys[:5]), "%s; it is removed", message)
+
+
+def shown_keys(keys: Sequence[str], redaction: Redaction) -> str:
+    """Name the first few keys; cleaned before they are cut: half a secret is not known as one."""
+    return ", ".join(redaction.text(repr(key))[:80] for key in keys[:5])
+
+
+def closing_at(closing: str, rate: float) -> str:
+    """Add the rate of the start to what closes an operation: what is kept of it stands for more."""
+    return closing and f'{closing[:-1]},"sample_rate":{rate!r}}}'
 
 
 def tail(event: EventType | None, rate: float, pipeline: Pipeline) -> str:

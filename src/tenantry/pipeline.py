@@ -1,7 +1,7 @@
 """The pipeline: one configured instance of all this, and all global state, in one honest file.
 
-Global are: the configured pipeline, the pipeline that a ``with`` block made current, and the set of
-live pipelines, which the fork and exit hooks walk.
+Global are: the configured pipeline, the pipeline that a ``with`` block made current, what takes the
+place of both in tests, and the set of live pipelines, which the fork and exit hooks walk.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from enum import Enum
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
@@ -25,6 +27,7 @@ from typing import Any, Literal, Self
 from uuid_utils import uuid7
 
 from tenantry import context, payload
+from tenantry.budgets import Budgets
 from tenantry.context import TENANT_TYPES, TenantRule, TenantType, safe_text
 from tenantry.drops import Drops, News, make_drops
 from tenantry.exceptions import (
@@ -36,20 +39,19 @@ from tenantry.exceptions import (
 from tenantry.exporters import Exporter
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.intake import Intake
-from tenantry.journal import (
-    Identity,
-    Journal,
-    Slot,
-    local_process,
-)
+from tenantry.journal import Identity, Journal, Slot, local_process
 from tenantry.keys import read_keys
-from tenantry.record import (
-    Clock,
-    TimestampFormat,
+from tenantry.options import (
+    check_at_least,
+    check_callable,
+    check_choice,
+    check_sampling,
+    read_budgets,
 )
+from tenantry.record import Clock, make_now
 from tenantry.redaction import Redact, Redaction
 from tenantry.report import Drop, FlushReport, Stats
-from tenantry.sampling import Sampling
+from tenantry.sampling import Budget, Sampling
 from tenantry.shipper import Shipper
 from tenantry.taxonomy import Event, Taxonomy, load_taxonomy
 
@@ -67,7 +69,7 @@ class Pipeline(Intake):
     is kept in memory unless a directory is given. ``clock`` and ``new_id`` are for tests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915  # it makes all that a pipeline is made of
         self,
         *,
         dsn: str | None = None,
@@ -81,6 +83,8 @@ class Pipeline(Intake):
         schema: str = "tenantry",
         strict: bool = False,
         sampling: Mapping[str, Sampling] | None = None,
+        budgets: Iterable[Budget] = (),
+        fair_share: bool = True,
         durability: Literal["process", "power"] = "process",
         on_full: Literal["drop", "wait"] = "drop",
         journal_max_bytes: int = 256 * 1024 * 1024,
@@ -102,16 +106,17 @@ class Pipeline(Intake):
             ("durability", durability, ("process", "power")),
             ("on_full", on_full, ("drop", "wait")),
         ):
-            _check_choice(option, value, choices)
+            check_choice(option, value, choices)
         for option, number, least in (
             ("journal_max_bytes", journal_max_bytes, 4 * 1024 * 1024),
             ("max_payload_bytes", max_payload_bytes, 64),
             ("ship_interval", ship_interval, 0.001),
             ("shutdown_timeout", shutdown_timeout, 0),
         ):
-            _check_at_least(option, number, least)
-        _check_sampling(sampling)
-        _check_callable("on_drop", on_drop)
+            check_at_least(option, number, least)
+        check_sampling(sampling)
+        self._given_budgets = read_budgets(budgets)
+        check_callable("on_drop", on_drop)
         self.tenant_type: TenantType = tenant_type
         self.strict = strict
         self.rule = TenantRule(tenant_type, strict)
@@ -132,8 +137,8 @@ class Pipeline(Intake):
         self.exporter = exporter or self._make_exporter(dsn, schema)
         clock = clock or Clock()
         self.time_ns = clock.time_ns
+        self.now = make_now(clock.time_ns)
         self.perf_counter_ns = clock.perf_counter_ns
-        self.timestamp = TimestampFormat()
         self.new_id = new_id or _new_id
         self.tail = self._make_tail()
         self._root = None if journal is None else Path(journal)
@@ -150,6 +155,8 @@ class Pipeline(Intake):
         self._shipper: Shipper | None = None
         self._on_drop = on_drop
         self._begin_drops()
+        self._fair_share = fair_share
+        self._begin_budgets()
         self._stop_sync = threading.Event()
         self._check_ready()
         self._begin()
@@ -218,6 +225,34 @@ class Pipeline(Intake):
         self._unrecorded = News(self._drops)
         self._gap_since: str | None = None
 
+    def _begin_budgets(self) -> None:
+        self._limits = Budgets(self._given_budgets, self.sampling, self.perf_counter_ns)
+        self.budgets = self._limits if self._given_budgets else None
+        """What limits events now; None while nothing does."""
+
+    def _note_room(self, journal: Journal) -> None:
+        """See whether the journal is short of room: then no tenant gets more than its share."""
+        if self._fair_share:
+            free = journal.free_bytes()
+            self._limits.press(free if free < journal.max_bytes / 2 else None)
+            self.budgets = self._limits if self._limits.is_needed else None
+
+    def _after_round(self) -> None:
+        """Do on the shipper's thread what is to be done now and then."""
+        self._tell_drops()
+        if (journal := self._journal) is not None:
+            with suppress(OSError, ValueError):  # it cannot be read just now, or was just closed
+                self._note_room(journal)
+        limited = self._limits.list_limited() if self._limits.is_needed else {}
+        if limited:
+            self.warn(
+                "limited",
+                "more is emitted than %s: it is sampled, and counts right when each row is weighed "
+                "by 1 / sample_rate. At the lowest rates: %s",
+                "the budgets allow" if self._given_budgets else "the journal has room for",
+                ", ".join(f"{key} {rate:.3g}" for key, rate in list(limited.items())[:5]),
+            )
+
     def _begin(self) -> Journal:
         """Open the journal and start the shipper: when made, and again in a forked child."""
         with self._lock:
@@ -231,7 +266,7 @@ class Pipeline(Intake):
                 destination=journal.identity.destination,
                 interval=self._ship_interval,
                 after_settling=self._report_gap,
-                after_round=self._tell_drops,
+                after_round=self._after_round,
             )
             if (begun := self._journal) is not None:  # a signal handler emitted meanwhile
                 journal.close(remove=True)
@@ -257,17 +292,19 @@ class Pipeline(Intake):
         """Open a journal; in memory, with the problem, where none can be kept in files."""
         destination = getattr(self.exporter, "fingerprint", type(self.exporter).__qualname__)
         identity = Identity(self.service, str(destination), self.tenant_type, local_process())
-        journal_id = _new_id()
+        make = partial(
+            Journal,
+            identity=identity,
+            journal_id=_new_id(),
+            max_bytes=self._journal_max_bytes,
+            after_rotation=self._note_room,
+        )
         try:
-            return Journal(
-                self._root, identity, journal_id=journal_id, max_bytes=self._journal_max_bytes
-            ), None
+            return make(self._root), None
         except JournalUnavailable as error:
             if self.strict or self._root is None:
                 raise
-            return Journal(
-                None, identity, journal_id=journal_id, max_bytes=self._journal_max_bytes
-            ), error
+            return make(None), error
 
     def _sync(self, journal: Journal) -> None:
         stop = self._stop_sync
@@ -283,7 +320,8 @@ class Pipeline(Intake):
     # Current.
 
     def __enter__(self) -> Self:
-        tokens = (current.set(self), context.bind_rule(self.rule))
+        entered = self if configured is None or self not in _replaced else configured
+        tokens = (current.set(entered), context.bind_rule(entered.rule))
         _entered.set((*_entered.get(), tokens))
         return self
 
@@ -373,10 +411,28 @@ class Pipeline(Intake):
         return await asyncio.to_thread(self.shutdown, timeout)
 
     def stats(self) -> Stats:
-        """Read the counters of this process; cheap, and never blocks."""
+        """Read the counters of this process, its lag, and the sizes of its directory's files."""
+        books = self._books()
         journal, shipper = self._journal, self._shipper
         if journal is None or shipper is None:
-            return Stats("memory" if self._root is None else "journal", self.durability, self._root)
+            return books
+        retained, rest = journal.used_bytes()
+        return replace(
+            books,
+            lag=shipper.lag(self.time_ns() / 1e9) if books.pending else 0.0,
+            journal_bytes=retained + rest,
+            retained_bytes=retained,
+        )
+
+    def _books(self) -> Stats:
+        journal, shipper = self._journal, self._shipper
+        if journal is None or shipper is None:
+            return Stats(
+                mode="memory" if self._root is None else "journal",
+                durability=self.durability,
+                directory=self._root,
+                journal_max_bytes=self._journal_max_bytes,
+            )
         stored, rejected = shipper.settled_count()
         totals = journal.totals()
         late = 0 if self._late is None else self._late.totals().accepted
@@ -396,16 +452,18 @@ class Pipeline(Intake):
             undeclared=journal.books.current(Slot.UNDECLARED),
             adopted=shipper.adopted,
             error=shipper.last_error,
+            settled_bytes=shipper.settled_bytes,
+            journal_max_bytes=self._journal_max_bytes,
         )
 
     def _report(self, *, settled: bool) -> FlushReport:
-        stats = self.stats()
+        stats = self._books()
         return FlushReport(
             settled, stats.stored, stats.rejected, stats.pending, stats.mode, stats.error
         )
 
     def _report_pending(self) -> int:
-        return self.stats().pending
+        return self._books().pending
 
     @property
     def is_shut_down(self) -> bool:
@@ -421,40 +479,13 @@ class Pipeline(Intake):
         self._journal = self._late = self._shipper = None
         self._embedded = None
         self._begin_drops()
+        self._begin_budgets()
         self._shut_down = False
         for journal in journals:
             if journal is not None:
                 journal.abandon_after_fork()
         if shipper is not None:
             shipper.abandon_after_fork()
-
-
-def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigurationError(
-            f"{option}={value!r:.80} is unknown; it is one of {', '.join(choices)}"
-        )
-
-
-def _check_at_least(option: str, value: object, least: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
-        raise ConfigurationError(
-            f"{option}={value!r:.80} is not possible; give a number, {least} or more"
-        )
-
-
-def _check_callable(option: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise ConfigurationError(f"{option}={value!r:.80} cannot be called; give a function")
-
-
-def _check_sampling(sampling: object) -> None:
-    given: Any = {} if sampling is None else sampling
-    if not isinstance(given, Mapping) or not all(isinstance(s, Sampling) for s in given.values()):
-        raise ConfigurationError(
-            f"sampling={sampling!r:.80} is not possible; give a mapping of names to Sampling, as "
-            'in {"ingest": Sampling(0.5)}'
-        )
 
 
 def _new_id() -> str:
@@ -491,160 +522,61 @@ def warn_unconfigured() -> None:
         )
 
 
-class _Unset(Enum):
-    """Marks an option that was not given, where None is a value."""
+_stand_in: Callable[[Mapping[str, Any]], Pipeline] | None = None
+_replaced: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+"""The pipelines that a stand-in takes the place of: those that were there before it."""
 
-    UNSET = "unset"
 
+@contextmanager
+def stand_in(make: Callable[[Mapping[str, Any]], Pipeline]) -> Generator[None]:
+    """For tests: have pipelines of ``make``'s in the place of all that there are.
 
-def configure(
-    *,
-    dsn: str | None = None,
-    exporter: Exporter | None = None,
-    service: str | None = None,
-    environment: str | None = None,
-    taxonomy: str | ModuleType | Taxonomy | Iterable[type[Event]] | None = None,
-    open_taxonomy: str | Iterable[str] | None = None,
-    journal: str | os.PathLike[str] | Literal[_Unset.UNSET] | None = _Unset.UNSET,
-    tenant_type: TenantType | None = None,
-    schema: str | None = None,
-    strict: bool | None = None,
-    sampling: Mapping[str, Sampling] | None = None,
-    durability: Literal["process", "power"] | None = None,
-    on_full: Literal["drop", "wait"] | None = None,
-    journal_max_bytes: int | None = None,
-    max_payload_bytes: int | None = None,
-    ship_interval: float | None = None,
-    shutdown_timeout: float | None = None,
-    on_drop: Callable[[Sequence[Drop]], object] | None = None,
-    signing_keys: Mapping[str, str | bytes] | None = None,
-    redaction_keys: Mapping[str, str | bytes] | None = None,
-    secret_names: Iterable[str] | None = None,
-    detect: bool | None = None,
-    redact: Redact | None = None,
-) -> Pipeline:
-    """Set up the pipeline of this process, and give it back.
-
-    Options; each but ``exporter``, ``sampling``, ``on_drop`` and ``redact`` may come from the
-    environment instead, as ``TENANTRY_<NAME>``:
-
-    - ``exporter``: where events go; default: PostgreSQL at ``dsn``
-    - ``taxonomy``: the declared events: a module or its dotted name, ``Event`` classes, or a
-      ``Taxonomy``
-    - ``sampling``: ``{operation or event name: Sampling(rate, key)}``; default: everything is kept
-    - ``dsn``: a libpq connection string; ``"embedded"`` starts a PostgreSQL of its own (extra
-      ``embedded``), migrated, for trying things out
-    - ``service``, ``environment``: stored with each row
-    - ``open_taxonomy``: shell patterns of event names that need no declaration
-    - ``journal``: the directory of journals; ``None`` keeps events in memory until they are sent.
-      Default: the user's state directory; in memory for an exporter other than PostgreSQL's
-    - ``tenant_type``: ``uuid`` (default), ``bigint`` or ``text``, as migrated; ``schema``: default
-      ``tenantry``
-    - ``strict``: raise on mistakes, and now when the database is not ready; default False
-    - ``durability``: ``process`` (default) or ``power``: also sync to disk every 50 ms
-    - ``on_full``: ``drop`` (default), or ``wait`` up to a second when the journal is full
-    - ``journal_max_bytes``: 256 MiB; ``max_payload_bytes``: 2,048
-    - ``ship_interval``: seconds between looks for new events, 0.25; ``shutdown_timeout``: seconds,
-      5.0
-    - ``on_drop``: called with a list of ``Drop`` from the shipper's thread, within seconds, when
-      events were dropped; what it raises is logged. It must not block for long
-    - ``signing_keys``: ``{key id: secret}`` for `tenantry.propagation`; the first signs, all are
-      accepted. As a variable: ``id:secret,id:secret``
-    - ``redaction_keys``: ``{id: secret of 32 bytes or more}`` for ``Sensitive("hash")``; the first
-      is used
-    - ``secret_names``: further names of keys whose values are removed, beside ``password`` and its
-      like
-    - ``detect``: whether texts are searched for e-mail addresses, keys, card numbers and the like;
-      default True
-    - ``redact``: called with the event's name, the key's path and each value, gives what is stored,
-      None for nothing; what it raises leaves the value out
-
-    Again with the same settings it gives the same pipeline. Raises ``AlreadyConfigured`` with other
-    settings, ``ConfigurationError`` for bad ones, ``TaxonomyError``, and ``MissingExtra``. Does not
-    connect: a database that is away is no reason not to start (in strict mode it is, and an
-    ``embedded`` one is started).
+    For the whole process, whatever the thread or the context. ``make`` is called with the options
+    of the last ``configure()``, or with none, and again at each ``configure()`` within the block. A
+    pipeline made by ``Pipeline(…)`` within it stays itself. Blocks nest.
     """
-    global configured, _configured_with
-    # pydantic-settings is loaded by those who configure, not by every import of tenantry.
-    settings = importlib.import_module("tenantry.settings")
-    given: dict[str, Any] = {
-        "dsn": dsn,
-        "service": service,
-        "environment": environment,
-        "open_taxonomy": open_taxonomy,
-        "tenant_type": tenant_type,
-        "schema": schema,
-        "strict": strict,
-        "durability": durability,
-        "on_full": on_full,
-        "journal_max_bytes": journal_max_bytes,
-        "max_payload_bytes": max_payload_bytes,
-        "ship_interval": ship_interval,
-        "shutdown_timeout": shutdown_timeout,
-        "signing_keys": None if signing_keys is None else dict(signing_keys),
-        "redaction_keys": redaction_keys,
-        "secret_names": secret_names,
-        "detect": detect,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    if journal is not _Unset.UNSET:
-        given["journal"] = journal
-    if isinstance(taxonomy, str):
-        given["taxonomy"], taxonomy = taxonomy, None
-    merged: dict[str, Any] = settings.read_settings(given)
-    journal_given = merged.pop("journal_given")
-    if exporter is not None and not journal_given:
-        merged["journal"] = None
-    merged["taxonomy"] = merged["taxonomy"] if taxonomy is None else taxonomy
-    _check_sampling(sampling)
-    merged |= {"exporter": exporter, "sampling": dict(sampling or {})}
-    merged |= {"on_drop": on_drop, "redact": redact}
+    global configured, _configured_with, _stand_in, _replaced  # noqa: PLW0603  # all of it, at once
+    with _configuring:
+        before = configured, _configured_with, _stand_in, _replaced
+        made = make(_configured_with)
+        _replaced = weakref.WeakSet(pipeline for pipeline in _pipelines if pipeline is not made)
+        configured, _stand_in = made, make
+        rule = context.set_default_rule(made.rule)
+    token, rule_token = current.set(None), context.bind_rule(None)
+    try:
+        yield
+    finally:
+        context.reset_rule(rule_token)
+        context.leave(current, token)
+        with _configuring:
+            configured, _configured_with, _stand_in, _replaced = before
+            context.set_default_rule(rule)
+
+
+def configure_with(options: dict[str, Any]) -> Pipeline:
+    """Make the pipeline of this process, or give it where it was made with the same options.
+
+    Raises ``AlreadyConfigured`` where it was made with others, and what ``Pipeline`` raises.
+    """
+    global configured, _configured_with  # this is where they are set
     with _configuring:
         if configured is not None and not configured.is_shut_down:
-            different = [key for key in merged if merged[key] != _configured_with[key]]
+            # A stand-in may be here before anything was configured.
+            missing = object()
+            known = _configured_with
+            different = [key for key in options if options[key] != known.get(key, missing)]
             if not different:
                 return configured
-            raise AlreadyConfigured(
-                f"configure() was called before with other settings of: {', '.join(different)}. "
-                "Configure once, where the application starts; for another pipeline beside it, use "
-                "Pipeline(…)"
-            )
-        pipeline = Pipeline(**merged)
+            if _stand_in is None:
+                raise AlreadyConfigured(
+                    "configure() was called before with other settings of: "
+                    f"{', '.join(different)}. Configure once, where the application starts; for "
+                    "another pipeline beside it, use Pipeline(…)"
+                )
+        pipeline = Pipeline(**options) if _stand_in is None else _stand_in(options)
         context.set_default_rule(pipeline.rule)
-        configured, _configured_with = pipeline, merged
+        configured, _configured_with = pipeline, options
         return pipeline
-
-
-def _configured_or_raise() -> Pipeline:
-    pipeline = current_pipeline()
-    if pipeline is None:
-        raise ConfigurationError("nothing is configured yet; call tenantry.configure() first")
-    return pipeline
-
-
-def flush(timeout: float = 5.0) -> FlushReport:
-    """Flush the current pipeline; see ``Pipeline.flush``."""
-    return _configured_or_raise().flush(timeout)
-
-
-async def aflush(timeout: float = 5.0) -> FlushReport:  # noqa: ASYNC109  # as flush()
-    """Flush the current pipeline without blocking the event loop."""
-    return await _configured_or_raise().aflush(timeout)
-
-
-def shutdown(timeout: float | None = None) -> FlushReport:
-    """Shut the current pipeline down; see ``Pipeline.shutdown``."""
-    return _configured_or_raise().shutdown(timeout)
-
-
-async def ashutdown(timeout: float | None = None) -> FlushReport:  # noqa: ASYNC109  # as shutdown()
-    """Shut the current pipeline down without blocking the event loop."""
-    return await _configured_or_raise().ashutdown(timeout)
-
-
-def stats() -> Stats:
-    """Read the counters of the current pipeline; see ``Stats``."""
-    return _configured_or_raise().stats()
 
 
 def _read_all() -> list[Stats]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from hashlib import blake2b
@@ -69,6 +70,7 @@ REJECT_COLUMNS: Final = (
     Column("service", "text"),
     Column("environment", "text"),
     Column("event", "jsonb", since=5),
+    Column("event_version", "smallint", since=9),
 )
 """What a line of a refused event carries; ``tenant_id`` is the text as it was given, or null."""
 
@@ -126,6 +128,8 @@ class Reject:
     environment: str | None = None
     event: dict[str, Any] | None = None
     """The whole row, where it was the database that refused it."""
+    event_version: int | None = None
+    """Of the declaration; None where none was found."""
 
     @classmethod
     def from_json(cls, line: bytes) -> Reject:
@@ -180,22 +184,39 @@ def format_line(kind: str, sequence: int, json_object: str, closing: str = "") -
     The checksum is CRC-32 (zlib) over everything behind it, in eight hexadecimal digits. JSON
     escapes control characters, so neither a tab nor a line feed occurs within the objects.
     """
-    tab = "\t" if closing else ""
-    body = f"{kind} {sequence} {json_object}{tab}{closing}".encode()
+    if closing:
+        json_object = f"{json_object}\t{closing}"
+    body = f"{kind} {sequence} {json_object}".encode()
     return b"%08x %b\n" % (crc32(body), body)
 
 
 def parse_line(line: bytes) -> Line | None:
     """Take a line (without its line feed) apart; None when it is torn, zeroed or altered."""
-    body = line[9:]
-    if line[:9] != b"%08x " % crc32(body):
-        return None
-    space = body.find(b" ", 2)
-    json_object, _, closing = body[space + 1 :].partition(b"\t")
+    (body,) = check_lines([line])
+    return None if body is None else take_apart(body)
+
+
+def check_lines(lines: Sequence[bytes]) -> list[bytes | None]:
+    """Give what is behind the checksum of each line; None for what is torn, zeroed or altered.
+
+    All checksums at once: that takes half of the time.
+    """
+    bodies = [line[9:] for line in lines]
+    sums = struct.pack(f">{len(lines)}I", *map(crc32, bodies)).hex(" ", 4)
+    if b"".join([line[:9] for line in lines]) == b"%b " % sums.encode():
+        return [*bodies]
+    pairs = zip(lines, bodies, strict=True)
+    return [body if line[:9] == b"%08x " % crc32(body) else None for line, body in pairs]
+
+
+def take_apart(body: bytes) -> Line | None:
+    """Take apart what is behind a checksum; None where it is no line of this format."""
     try:
-        return Line(chr(body[0]), int(body[2:space]), json_object, closing)
-    except (IndexError, ValueError):
-        return None  # its checksum is right, and yet it is no line of this format
+        kind, sequence, rest = body.split(b" ", 2)
+        json_object, _, closing = rest.partition(b"\t")
+        return Line(kind.decode("ascii"), int(sequence), json_object, closing)
+    except ValueError:
+        return None
 
 
 def renumber(line: bytes, kind: str, sequence: int) -> bytes:
@@ -215,70 +236,53 @@ class Clock:
     """Nanoseconds of a monotonic clock: how long it took."""
 
 
-class TimestampFormat:
-    """Formats times as ISO 8601 in UTC with microseconds; remembers the second's text.
+_THOUSANDTHS: Final = tuple(f"{number:03}+00:00" for number in range(1000))
 
-    Safe to call from several threads: what is remembered is replaced whole.
+
+def make_now(time_ns: Callable[[], int]) -> Callable[[], str]:
+    """Make what tells the time by a clock: ISO 8601 in UTC, with microseconds.
+
+    It remembers the text of the millisecond, and is safe to call from several threads: what is
+    remembered is replaced whole.
     """
+    known = (-1000, "")
 
-    def __init__(self) -> None:
-        self._second: tuple[int, str] = (0, "1970-01-01T00:00:00.")
+    def now() -> str:
+        nonlocal known
+        microseconds = time_ns() // 1000
+        begin, text = known
+        if not 0 <= microseconds - begin < 1000:  # noqa: PLR2004  # microseconds of a millisecond
+            begin = microseconds - microseconds % 1000
+            second, millisecond = divmod(begin // 1000, 1000)
+            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second)) + f"{millisecond:03}"
+            known = (begin, text)
+        return text + _THOUSANDTHS[microseconds - begin]
 
-    def __call__(self, nanoseconds: int) -> str:
-        """Format nanoseconds since the epoch."""
-        begin, text = self._second
-        rest = nanoseconds - begin
-        if not 0 <= rest < 1_000_000_000:  # noqa: PLR2004  # nanoseconds of a second
-            rest = nanoseconds % 1_000_000_000
-            begin = nanoseconds - rest
-            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(begin // 1_000_000_000))
-            self._second = (begin, text)
-        return "%s%06d+00:00" % (text, rest // 1000)  # noqa: UP031  # a quarter faster than f""
-
-
-def event_line(  # noqa: PLR0917  # the parts of a line, in their order
-    kind: str,
-    sequence: int,
-    event_id: str,
-    name: str,
-    scope: str,
-    created_at: str,
-    extra: str,
-    data: bytes,
-    tail: str,
-    closing: str = "",
-) -> bytes:
-    """Make the line of an event from its parts; the same line as ``format_line`` makes.
-
-    ``scope`` and ``extra`` are members that end in a comma, ``tail`` members that begin with one;
-    ``closing`` begins with its tab. The name is followed by the tenant: ``count_events`` relies on
-    it. One expression, because it is on the caller's path.
-    """
-    body = (
-        f'{kind} {sequence} {{"id":"{event_id}","name":"{name}",{scope}"created_at":"{created_at}",'
-        f'{extra}"data":{data.decode()}{tail}}}{closing}'
-    ).encode()
-    return b"%08x %b\n" % (crc32(body), body)
+    return now
 
 
-def event_json(  # noqa: PLR0917  # as above
+def event_text(  # noqa: PLR0917  # the parts of an event, in their order
     event_id: str, name: str, scope: str, created_at: str, extra: str, data: bytes, tail: str
-) -> bytes:
-    """Make only the JSON object of an event, from the same parts."""
-    line = event_line(Kind.EVENT, 0, event_id, name, scope, created_at, extra, data, tail)
-    return line[len("00000000 E 0 ") : -1]
+) -> str:
+    """Make the JSON object of an event from its parts.
+
+    ``scope`` and ``extra`` are members that end in a comma, ``tail`` members that begin with one.
+    The name is followed by the tenant: ``count_events`` relies on it. One expression, because it is
+    on the caller's path.
+    """
+    return (
+        f'{{"id":"{event_id}","name":"{name}",{scope}"created_at":"{created_at}",'
+        f'{extra}"data":{data.decode()}{tail}}}'
+    )
 
 
-_NAME_AND_TENANT: Final = re.compile(
-    rb'\n[0-9a-f]{8} [EIST] \d+ \{"id":"[^"]*","name":"([^"]*)",'
-    rb'"tenant_id":("[^"\\]*(?:\\.[^"\\]*)*"|\d+)'
+_WHOSE: Final = re.compile(
+    rb'"id":"[^"]*","name":"([^"]*)","tenant_id":("[^"\\]*(?:\\.[^"\\]*)*"|\d+)'
 )
-
-
-_WHOSE: Final = re.compile(_NAME_AND_TENANT.pattern.partition(rb"\{")[2])
-
-_WHOLE: Final = re.compile(_NAME_AND_TENANT.pattern + rb"(?=[^\n\0]*\n)")
-"""A torn line has no line feed, or zero bytes: it was never accepted."""
+_EVENT_OF: Final = re.compile(
+    rb'[0-9a-f]{8} [EIST] \d+ \{"id":"[^"]*","name":"'
+    rb'([^"]*","tenant_id":(?:"[^"\\]*(?:\\.[^"\\]*)*"|\d+))'
+)
 
 
 def whose(line: bytes) -> tuple[str | None, str | None]:
@@ -287,13 +291,21 @@ def whose(line: bytes) -> tuple[str | None, str | None]:
     if found is None:
         return None, None
     name, tenant = found.groups()
-    return str(json.loads(tenant)), name.decode()
+    text = tenant.decode()
+    if text[0] == '"':
+        text = text[1:-1] if "\\" not in text else str(json.loads(text))
+    return text, name.decode()
 
 
 def count_events(lines: bytes) -> dict[tuple[str, str], int]:
-    """Count the events of consecutive lines by (tenant id, name), without parsing them whole."""
-    counts = Counter(_WHOLE.findall(b"\n" + lines))
-    return {(str(json.loads(tenant)), name.decode()): n for (name, tenant), n in counts.items()}
+    """Count the events of consecutive lines by (tenant id, name), without parsing them whole.
+
+    A torn line has no line feed, or zero bytes: it was never accepted.
+    """
+    whole = [line for line in lines.split(b"\n")[:-1] if b"\0" not in line]
+    counts = Counter([found[1] for line in whole if (found := _EVENT_OF.match(line))])
+    pairs = ((*key.split(b'","tenant_id":', 1), count) for key, count in counts.items())
+    return {(str(json.loads(tenant)), name.decode()): count for name, tenant, count in pairs}
 
 
 def closing_json(name: str, version: int, keys: Sequence[str] | None, error_key: str | None) -> str:
@@ -342,6 +354,8 @@ def abandoned_event(line: Line, last_created_at: str) -> str:
         "data": data,
         "event_version": closing["event_version"],
     }
+    if "sample_rate" in closing:
+        event["sample_rate"] = closing["sample_rate"]
     return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -66,8 +66,24 @@ class Stats:
     """Journals of dead processes that this one took over."""
     error: str | None = None
     """What stops shipping now, or None."""
+    lag: float = 0.0
+    """Seconds for which the oldest pending event has waited; 0 when nothing is pending."""
+    settled_bytes: int = 0
+    """Bytes of the rows that are stored or rejected, as JSON; by their number, the mean size."""
+    journal_bytes: int = 0
+    """Bytes that the journals of the directory take, those of other processes included. Segments
+    are preallocated."""
+    retained_bytes: int = 0
+    """How many of them are kept only to be sent again after a failover; they make room on need."""
+    journal_max_bytes: int = 0
 
     @property
     def pending(self) -> int:
         """Accepted, and neither stored nor rejected yet."""
         return self.accepted - self.stored - self.rejected
+
+    @property
+    def mean_bytes(self) -> float | None:
+        """Mean size of the rows that are settled, as JSON, all columns included; None without."""
+        settled = self.stored + self.rejected
+        return self.settled_bytes / settled if settled and self.settled_bytes else None

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import Any, cast
 
 from tenantry import context
 from tenantry import pipeline as pipelines
+from tenantry.budgets import NOBODY, Budgets
 from tenantry.callables import outcome_of
 from tenantry.context import (
     Operation,
@@ -27,6 +28,7 @@ from tenantry.operation import (
     CANCELLED,
     NO_RESULT,
     BoundOperation,
+    closing_at,
     error_type,
     pick,
     raise_for_scope,
@@ -35,7 +37,7 @@ from tenantry.operation import (
     tail,
 )
 from tenantry.pipeline import Pipeline
-from tenantry.record import ABANDONED, Kind, event_json
+from tenantry.record import ABANDONED, Kind, event_text
 from tenantry.sampling import Sampling
 from tenantry.scopes import leave_scope
 from tenantry.taxonomy import EventType
@@ -54,6 +56,8 @@ class Run(Operation):
     _opened = False
     _is_resumed = False
     _kept = True
+    _rate: float | None = None
+    """Where a budget limits it; else it is as declared."""
     _fragment = ""
     _extra = ""
     _started_at = 0
@@ -84,22 +88,21 @@ class Run(Operation):
         pipeline = bound.pipeline
         scope = current.get()
         try:
-            if tenant is not None:
-                scope = make_scope(tenant, actor, None)
-                self._scope_token = current.set(scope)
-            elif actor is not None and scope is not None:
-                scope = scope.with_actor(actor)
-                self._scope_token = current.set(scope)
+            if tenant is not None or actor is not None:
+                scope = self._enter_scope(scope, tenant, actor)
+            fragment = ""
+            if scope is not None:
+                rule, fragment = scope.resolved
+                if rule is not pipeline.rule:
+                    fragment = scope.fragment(pipeline.rule)
             self._scope = scope
-            self._fragment = "" if scope is None else scope.fragment(pipeline.rule)
-            parent = None if running.get() is None else current_operation()
-            operation = f'"operation_id":"{self.id}",'
-            if parent is not None:
-                operation += f'"parent_operation_id":"{parent.id}",'
-            self._extra = operation + span_fragment()
-            if not self._fragment or bound.undeclared or bound.sampling is not None:
-                self._check_start()
-            if self._fragment:
+            self._fragment = fragment
+            extra = f'"operation_id":"{self.id}",'
+            if running.get() is not None and (parent := current_operation()) is not None:
+                extra += f'"parent_operation_id":"{parent.id}",'
+            self._extra = extra + span_fragment()
+            is_plain = fragment and not bound.is_checked and pipeline.budgets is None
+            if is_plain or self._check_start():
                 self._emit_start()
         except BaseException as error:
             self._leave_scope()
@@ -112,27 +115,55 @@ class Run(Operation):
         self._token = running.set(self)
         self._started_at = pipeline.perf_counter_ns()
 
-    def _check_start(self) -> None:
-        """Do what few operations need: refuse a bad scope, warn of bad keys, decide on sampling."""
+    def _enter_scope(self, scope: Scope | None, tenant: object, actor: str | None) -> Scope | None:
+        if tenant is not None:
+            scope = make_scope(tenant, actor, None)
+        elif scope is not None:
+            scope = scope.with_actor(cast("str", actor))
+        else:
+            return None
+        self._scope_token = current.set(scope)
+        return scope
+
+    def _check_start(self) -> bool:
+        """Do what few operations need: refuse a bad scope, warn of bad keys, decide on sampling.
+
+        Says whether the start leaves a line. What is sampled out leaves none, not even a mark that
+        it is open: that would cost as much, and take as much room.
+        """
         bound = self._bound
         if not self._fragment and bound.pipeline.strict:
             raise_for_scope(self._scope, bound.spec.name)
         if bound.undeclared:
             bound.check_undeclared(bound.undeclared)
-        if bound.sampling is not None:
-            self._kept = self._decide(bound.sampling)
+        sampling = bound.sampling
+        budgets = bound.pipeline.budgets
+        if budgets is not None and self.conn is None:
+            events = (bound.started is not None) + (bound.completed is not None)
+            scope = self._fragment or NOBODY
+            limited = budgets.limit(sampling, scope, bound.spec.name, events=events)
+            if limited is not None and limited is not sampling:
+                sampling, self._rate = limited, limited.rate
+        if sampling is not None:
+            self._kept = self._decide(sampling)
         if bound.started is not None:
-            if not self._fragment:
+            if not self._fragment and self._kept:
                 problem = scope_problem(self._scope)
                 self._reject(bound.started, "started", self._values, problem)
             elif not self._kept:
                 bound.pipeline.count(Slot.SAMPLED_OUT)
+        return bool(self._fragment) and self._kept
 
     def _decide(self, sampling: Sampling) -> bool:
         name = None if sampling.key is None else self._bound.field_of(sampling.key)
         return sampling.decide(None if name is None else self._values.get(name), self.id)
 
-    def _emit_start(self) -> None:
+    def _decide_failure(self, budgets: Budgets, event: EventType) -> tuple[float | None, bool]:
+        """Give the rate of a failure, None for 1, and whether it is kept; by its own budget."""
+        sampling = budgets.limit(None, self._fragment or NOBODY, event.name, failed=True)
+        return (None, True) if sampling is None else (sampling.rate, sampling.keeps(self.id))
+
+    def _emit_start(self) -> None:  # noqa: C901, PLR0912  # as _emit_end
         """Write the started event, or a mark that the operation is open where there is none."""
         bound = self._bound
         pipeline = bound.pipeline
@@ -142,7 +173,7 @@ class Run(Operation):
                 return
             name, data, as_row = bound.spec.name, self._start_data(), False
         else:
-            name, as_row = event.name, self._kept
+            name, as_row = event.name, True
             try:
                 data, cut = event.freeze(self._values, pipeline.max_payload_bytes)
                 if cut:
@@ -153,23 +184,30 @@ class Run(Operation):
                 if as_row:
                     self._reject(event, "started", self._values, error)
                 data, as_row = self._start_data(), False
-        kind = Kind.EVENT
-        if bound.failed is not None:
-            self._opened = True
-            kind = Kind.START if as_row else Kind.OPEN
-        elif not as_row:
-            return
-        pipeline.accept(
-            kind,
-            self.id,
+        last, closing = bound.tails[0], bound.closing
+        if bound.sampling is not None or self._rate is not None:
+            rate = self._rate
+            if rate is None:
+                rate = cast("Sampling", bound.sampling).rate
+            last, closing = tail(event, rate, pipeline), closing_at(closing, rate)
+        text = event_text(
             self.id,
             name,
             self._fragment,
+            pipeline.now(),
             f'"phase":"started",{self._extra}',
             data,
-            bound.tails[0],
-            bound.closing,
+            last,
         )
+        if bound.failed is None:
+            if as_row:
+                pipeline.accept(Kind.EVENT, text)
+            return
+        self._opened = True
+        if as_row:
+            pipeline.accept(Kind.START, text + closing, self.id)
+        else:
+            pipeline.open_operation(self.id, text + closing)
 
     def _start_data(self) -> bytes:
         """Keep for an abandoned end what is known now; nothing where it does not hold."""
@@ -270,7 +308,7 @@ class Run(Operation):
             put_back(pipelines.current, self._pipeline_token, self._bound.pipeline)
             self._pipeline_token = None
 
-    def _emit_end(  # noqa: C901  # on the caller's path, where each further call costs
+    def _emit_end(  # noqa: C901, PLR0912  # on the caller's path, where each further call costs
         self, error: BaseException | None, result: object, duration: float
     ) -> bytes | None:
         bound = self._bound
@@ -289,7 +327,13 @@ class Run(Operation):
         if event is None:
             self._close()
             return None
-        if code is None and not self._kept:
+        if code is None:
+            rate, kept = self._rate, self._kept
+        elif (budgets := pipeline.budgets) is None:
+            rate, kept = None, True
+        else:
+            rate, kept = self._decide_failure(budgets, event)
+        if not kept:
             pipeline.count(Slot.SAMPLED_OUT)
             self._close()
             return None
@@ -310,13 +354,17 @@ class Run(Operation):
         last = bound.tails[1]
         if code is not None:
             extra += f'"error_code":{encode_basestring_ascii(code)},'
-            last = tail(event, 1.0, pipeline)
-        event_id = pipeline.new_id()
+        if code is not None or rate is not None:
+            last = tail(event, 1.0 if rate is None else rate, pipeline)
+        text = event_text(
+            pipeline.new_id(), event.name, self._fragment, pipeline.now(), extra, data, last
+        )
         if code is None and self.conn is not None:
-            created_at = pipeline.timestamp(pipeline.time_ns())
-            return event_json(event_id, event.name, self._fragment, created_at, extra, data, last)
-        kind = Kind.END if self._opened else Kind.EVENT
-        pipeline.accept(kind, self.id, event_id, event.name, self._fragment, extra, data, last)
+            return text.encode()
+        if self._opened:
+            pipeline.accept(Kind.END, text, "", self.id)
+        else:
+            pipeline.accept(Kind.EVENT, text)
         return None
 
     def _terminal_values(

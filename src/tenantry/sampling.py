@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
 from tenantry.exceptions import ConfigurationError
 
@@ -18,7 +19,8 @@ class Sampling:
     ``rate`` is the share, more than 0 and at most 1, and is stored with each kept row. ``key``
     names the data key by whose value it is decided: all events with one value are kept or none.
     Without a key, or where an event lacks it, each operation (or fact) is decided by its own id.
-    Failed events are always kept, at rate 1.
+    Failed events are always kept, at rate 1, unless a ``Budget`` limits them or their process died:
+    then they are sampled as their start was.
     """
 
     rate: float
@@ -50,3 +52,34 @@ class Sampling:
         """Decide: the first 8 bytes of BLAKE2b of the value's text are below rate · 2**64."""
         digest = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=64).digest()
         return int.from_bytes(digest[:8], "big") < self.rate * 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Keep about ``per_second`` events of each tenant, or of each name, in each process.
+
+    ``per`` says of what: ``"tenant"`` or ``"name"``, which is that of the operation or fact. What
+    is above it is sampled: the rate of ten seconds follows from the ten seconds before, and is
+    stored with each kept row, so that sums of ``1 / sample_rate`` stay right. Failed events have
+    the same budget again, for themselves alone. Events that are written with ``conn=`` have none.
+    """
+
+    per_second: float
+    per: Literal["tenant", "name"] = "tenant"
+
+    def __post_init__(self) -> None:
+        """Check both."""
+        try:
+            events = float(self.per_second)
+        except (TypeError, ValueError):
+            events = 0.0
+        if not 0 < events < float("inf"):
+            raise ConfigurationError(
+                f"a budget of {self.per_second!r:.80} events a second is not possible: give a "
+                "number of more than 0. To emit nothing, leave the event out of the taxonomy"
+            )
+        if self.per not in {"tenant", "name"}:
+            raise ConfigurationError(
+                f'a budget per {self.per!r:.80} is unknown; it is per "tenant" or per "name"'
+            )
+        object.__setattr__(self, "per_second", events)

@@ -20,7 +20,8 @@ _SECRETS: Final = frozenset({"dsn", *_KEYS})
 class Settings(BaseSettings):
     """Every option that has a text form; each is also a variable ``TENANTRY_<NAME>``.
 
-    ``exporter``, ``taxonomy`` as objects, ``sampling`` and the callbacks come from code alone.
+    ``exporter``, ``taxonomy`` as objects, ``sampling``, ``budgets`` and the callbacks come from
+    code alone.
     """
 
     model_config = SettingsConfigDict(
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     redaction_keys: Annotated[dict[str, str | bytes] | None, NoDecode] = Field(None, repr=False)
     secret_names: Annotated[tuple[str, ...], NoDecode] = ()
     detect: bool = True
+    fair_share: bool = True
 
     @field_validator("redaction_keys", "signing_keys", mode="before")
     @classmethod

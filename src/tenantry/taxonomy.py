@@ -21,7 +21,12 @@ from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
 from tenantry.interruptions import is_interruption
 from tenantry.redaction import Redaction, Sensitive, sensitive_in
 from tenantry.refusals import explain
-from tenantry.schemas import compile_dict, fields_of, is_scalar, plain_fields
+from tenantry.schemas import (
+    compile_dict,
+    fields_of,
+    is_scalar,
+    plain_fields,
+)
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -81,7 +86,8 @@ class Event(BaseModel):
             amount: float | None = None
 
     With ``detect=False`` its texts are stored without being searched for e-mail addresses, keys,
-    card numbers and the like.
+    card numbers and the like. ``owner="billing"`` names who answers for it, in what ``tenantry
+    taxonomy docs`` writes.
 
     Instances are frozen. Raises ``TaxonomyError`` at declaration for a malformed name, version or
     key, and for keys that would be stored alike.
@@ -101,6 +107,7 @@ class Event(BaseModel):
     event_name: ClassVar[str] = ""
     event_version: ClassVar[int] = 1
     event_detect: ClassVar[bool] = True
+    event_owner: ClassVar[str | None] = None
 
     def __init_subclass__(
         cls,
@@ -108,6 +115,7 @@ class Event(BaseModel):
         name: str | None = None,
         version: int | None = None,
         detect: bool | None = None,
+        owner: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Take the options of the declaration, which pydantic hands on when the class is made."""
@@ -120,6 +128,7 @@ class Event(BaseModel):
         name: str | None = None,
         version: int | None = None,
         detect: bool | None = None,
+        owner: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Check the declaration."""
@@ -129,12 +138,9 @@ class Event(BaseModel):
             cls.event_version = version
         if detect is not None:
             cls.event_detect = detect
-        if type(cls.event_detect) is not bool:
-            raise TaxonomyError(f"{cls.__name__}: detect={cls.event_detect!r:.80} is not a bool")
-        if type(cls.event_version) is not int or not 0 < cls.event_version < 2**15:
-            raise TaxonomyError(
-                f"{cls.__name__}: the version {cls.event_version!r} is not between 1 and 32767"
-            )
+        if owner is not None:
+            cls.event_owner = owner
+        _check_options(cls)
         stored: dict[str, str] = {}
         for field in cls.model_fields:
             key = stored_key(cls, field)
@@ -155,6 +161,21 @@ class Event(BaseModel):
                     f"{cls.__name__}: {field!r} would be stored as {key!r}, which is the name of "
                     "another field; rename one"
                 )
+
+
+def _check_options(event: type[Event]) -> None:
+    """Raise for an option that an event is declared with, or inherits."""
+    if type(event.event_detect) is not bool:
+        raise TaxonomyError(f"{event.__name__}: detect={event.event_detect!r:.80} is not a bool")
+    if not isinstance(event.event_owner, str | None):
+        raise TaxonomyError(
+            f"{event.__name__}: owner={event.event_owner!r:.80} is not a text: name the team that "
+            "answers for the event"
+        )
+    if type(event.event_version) is not int or not 0 < event.event_version < 2**15:
+        raise TaxonomyError(
+            f"{event.__name__}: the version {event.event_version!r} is not between 1 and 32767"
+        )
 
 
 def stored_key(model: type[Event], field: str) -> str:

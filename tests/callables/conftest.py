@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tenantry import tenant
-from tenantry.testing import FrozenClock, capture_events
+from tenantry.testing import FrozenClock
 from tests.callables.operations import ACME, TAXONOMY
+from tests.capturing import capture_events
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from tenantry import current_operation, emits, log_event, tenant
 from tenantry.exceptions import InvalidEvent
-from tenantry.testing import capture_events
 from tests.callables.operations import (
     ACME,
     OTHER,
@@ -29,6 +28,7 @@ from tests.callables.operations import (
     outcome,
     told,
 )
+from tests.capturing import capture_events
 
 
 @emits("work")

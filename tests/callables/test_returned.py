@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tenantry import current_operation, emits, tenant
-from tenantry.testing import capture_events
 from tests.callables.operations import (
     ACME,
     OTHER,
@@ -29,6 +28,7 @@ from tests.callables.operations import (
     outcome,
     told,
 )
+from tests.capturing import capture_events
 
 
 async def body(clock):

@@ -117,6 +117,7 @@ def not_writable(field: Field) -> Truth:
     field.acknowledged.touch()
     field.acknowledged.chmod(0o666)
     field.journal.mkdir(mode=0o555)
+    os.chown(field.journal, AS_NOBODY.get("user", -1), -1)
     with Worker(field, dsn=make_proxy(field).dsn, own=AS_NOBODY) as worker:
         worker("emit", count=500)
         report = worker("flush", timeout=30)
@@ -188,13 +189,12 @@ def another_user(field: Field) -> Truth:
     field.scratch.chmod(0o755)
     field.acknowledged.touch()
     field.acknowledged.chmod(0o666)
-    field.journal.mkdir()
-    field.journal.chmod(0o777)
     no_connections(field, allowed=False)
     dsn = make_proxy(field).dsn  # the server's socket is its own user's
     with Worker(field, dsn=dsn) as owner:
         owner("emit", count=300)
         owner.kill()
+    os.chown(field.journal, AS_NOBODY.get("user", -1), -1)
     before = read_all(field.journal)
     no_connections(field, allowed=True)
     with Worker(field, dsn=dsn, own={**AS_NOBODY, "ADOPTION_INTERVAL": 0.01}) as stranger:

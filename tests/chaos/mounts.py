@@ -18,7 +18,7 @@ def small_disk(field: Field, path: Path, size: str) -> Callable[[str], None]:
     if os.geteuid() != 0:
         raise CannotRun("only root may mount a small disk")
     path.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         raise CannotRun("this container may not mount a small disk")
     field.on_leave.callback(subprocess.run, ["umount", "--lazy", path], check=True)

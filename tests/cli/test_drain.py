@@ -179,6 +179,28 @@ def test_journal_whose_first_line_is_damaged_remains_with_the_reason(
     assert segment.exists()
 
 
+def test_journal_that_is_not_its_users_alone_remains_with_the_reason(
+    command: Command, database18: Database, journal: Path
+):
+    """Its lock is a FIFO, which would block whoever opens it to write."""
+    die_with_events(database18.writer, journal)
+    (left,) = journals(journal)
+    left.chmod(0o777)
+    (left / "owner.lock").unlink()
+    os.mkfifo(left / "owner.lock")
+    options = ("--dsn", database18.writer, "--journal", journal, "--json")
+    assert command("drain", *options) == 3
+    (remaining,) = command.json()["remaining"]
+    assert f"{str(left)!r} may be written to by others (mode 0777)" in remaining["reason"]
+    left.chmod(0o700)
+    assert command("drain", *options) == 3
+    (remaining,) = command.json()["remaining"]
+    assert remaining["reason"].endswith("owner.lock' is no regular file: remove it")
+    assert command("stats", "--dsn", database18.owner, "--journal", journal, "--json") == 0
+    (shown,) = command.json()["others"]
+    assert shown["journal_id"] == left.name
+
+
 def test_database_that_does_not_answer_in_time_leaves_the_journal(
     command: Command, database18: Database, journal: Path
 ):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tenantry import Pipeline, log_event, tenant
 from tenantry.database.maintain import compacted_id
+from tenantry.database.partitions import add_months
 from tests.cli.commands import TENANT, Command
+from tests.database.partitioned import ON_18, add_month, attached, this_month
+from tests.database.partitioned import insert as fill_months
 from tests.database.test_maintain import insert, make_cursor, sums
 from tests.fix_postgres import Database
 
@@ -125,6 +129,101 @@ def test_older_schema_is_told_to_migrate(command: Command, own_database: Databas
     own_database.execute(insert_without_end)
     assert command("maintain", "--dsn", own_database.owner) == 4
     assert "Run: tenantry migrate --schema tenantry" in command.err
+
+
+# Partitions.
+
+OLD = add_months(this_month(), -3)
+NEW = f"events_{add_months(this_month(), 25):%Y_%m}"
+
+
+def table_of(command: Command, title: str) -> list[list[str]]:
+    """Return the rows of the table of that title."""
+    lines = cells(command)
+    begin = lines.index([f"# {title}"]) + 2
+    ends = [n for n, line in enumerate(lines) if n >= begin and line[0].startswith("# ")]
+    return lines[begin : min(ends, default=len(lines))]
+
+
+@ON_18
+def test_partitions_are_kept_up_and_shown(command: Command, own_database: Database):
+    add_month(own_database, OLD)
+    fill_months(own_database, OLD, OLD, "2010-01-01", add_months(OLD, -3))
+    name, late = f"events_{OLD:%Y_%m}", f"events_{add_months(OLD, -3):%Y_%m}"
+    asked = ["maintain", "--dsn", own_database.owner, "--ahead", 25, "--keep", "1months"]
+    assert command(*asked, "--dry-run") == 0
+    assert table_of(command, "Would be made") == [[late, "1"], [NEW, "0"]]
+    assert table_of(command, "Would be detached") == [[name, ""]]
+    assert table_of(command, "Left in DEFAULT") == [
+        ["other", "1", "2010-01-01 00:00:00+00", "2010-01-01 00:00:00+00"]
+    ]
+    assert attached(own_database)[0] == name
+    assert command(*asked) == 0
+    assert table_of(command, "Made") == [[late, "1"], [NEW, "0"]]
+    assert table_of(command, "Detached") == [[f"{late}_detached", "1"], [f"{name}_detached", "2"]]
+    assert "Partitions reach to " in command.err
+    assert f"Detached, and not dropped: {late}_detached, {name}_detached." in command.err
+    assert command("maintain", "--dsn", own_database.owner, "--drop-detached", "1h") == 0
+    assert "# Dropped" not in command.out
+    dropping = ["maintain", "--dsn", own_database.owner, "--drop-detached", "0d", "--ahead", 25]
+    assert command(*dropping, "--dry-run") == 0
+    gone = [[f"{late}_detached", "1"], [f"{name}_detached", "2"]]
+    assert table_of(command, "Would be dropped") == gone
+    assert command(*dropping, "--json") == 0
+    upkeep = command.json()["partitions"]
+    assert [[each["table"], str(each["rows"])] for each in upkeep["dropped"]] == gone
+    assert (upkeep["made"], upkeep["problems"], upkeep["kept_detached"]) == ([], [], [])
+    assert upkeep["strays"][0]["rows"] == 1
+
+
+@ON_18
+def test_rejects_are_discarded_by_age_and_shown(command: Command, own_database: Database):
+    own_database.execute(
+        "INSERT INTO tenantry.rejected_events (id, created_at, reason, recorded_at)"
+        " SELECT gen_random_uuid(), now(), 'invalid', now() - interval '40 days'"
+        " FROM generate_series(1, 3)"
+    )
+    asked = ["maintain", "--dsn", own_database.owner, "--keep"]
+    assert command(*asked, "2months") == 0
+    assert "rejected events" not in command.out
+    assert command(*asked, "1month", "--dry-run") == 0
+    assert table_of(command, "Would be discarded") == [["rejected events", "3"]]
+    assert command(*asked, "1month") == 0
+    assert table_of(command, "Discarded") == [["rejected events", "3"]]
+
+
+@ON_18
+def test_what_could_not_be_done_is_an_exit_code_of_its_own(
+    command: Command, own_database: Database
+):
+    insert(own_database, make_cursor())
+    maintainer = own_database.member_of("maintainer")
+    assert command("maintain", "--dsn", maintainer, "--ahead", 25) == 3
+    assert cells(command) == [["# Compacted"], ["service", "journals"], ["helpdesk", "1"]]
+    assert 'GRANT "host_owner" TO "app_maintainer";' in command.err
+    assert command("maintain", "--dsn", maintainer, "--ahead", 25, "--dry-run") == 0
+    with psycopg.connect(own_database.reader) as reader:
+        reader.execute("SELECT count(*) FROM tenantry.events")
+        asked = ["--ahead", 25, "--lock-timeout", 0.05, "--timeout", 0.2]
+        assert command("maintain", "--dsn", own_database.owner, *asked) == 3
+        assert f"{NEW} was not attached: its locks could not be had within 0.2 s" in command.err
+    assert command("maintain", "--dsn", own_database.owner, "--ahead", 25) == 0
+
+
+@pytest.mark.parametrize(
+    "keep", ["", "0d", "13", "13m", "1.5months", "-1d", "1201months", "36501d"]
+)
+def test_bad_age_is_refused(command: Command, keep: str):
+    assert command("maintain", "--dsn", "host=127.0.0.1 port=1", f"--keep={keep}") == 2
+    assert (
+        f"--keep {keep!r} is no age: give a whole number with months or d behind it, as in 13months"
+        in command.err
+    )
+
+
+def test_bad_age_of_detached_months_is_refused(command: Command):
+    assert command("maintain", "--dsn", "host=127.0.0.1 port=1", "--drop-detached=all") == 2
+    assert "--drop-detached 'all' is no length of time: give a number with s, m, h" in command.err
 
 
 # stats.

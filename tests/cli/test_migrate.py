@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
 from tenantry.database import migrate as migrations
 from tenantry.database.installed import Roles
-from tests.cli.commands import Command
+from tests.cli.commands import TENANT, Command
+from tests.database.adoptions import insert_old, old_table
 from tests.fix_postgres import Database
 
 
@@ -72,3 +78,61 @@ def test_another_tenant_type_than_the_installed_is_refused(command: Command, dat
 def test_unknown_tenant_type_is_a_usage_error(command: Command):
     assert command("migrate", "--sql", "--tenant-type", "number") == 2
     assert "is not one of 'uuid', 'bigint' and 'text'" in command.err
+
+
+# Adoption.
+
+
+@pytest.fixture
+def old(database18: Database) -> Iterator[Database]:
+    with old_table(database18) as database:
+        yield database
+
+
+def test_adoption_is_reported_and_exits_with_3_while_something_may_come(
+    command: Command, old: Database
+):
+    insert_old(old)
+    insert_old(old, tenant_id=None)
+    options = ("--dsn", old.owner, "--adopt", "public.events")
+    with psycopg.connect(old.superuser) as writer:
+        writer.execute("INSERT INTO public.events (tenant_id, name) VALUES (%s, 'late')", [TENANT])
+        assert command("migrate", *options) == 3
+        assert "# Adoption of public.events" in command.out
+        assert "\n2\t0\t1\t1\t0\t1\n" in command.out
+        assert "run it again to catch up" in command.err
+    assert command("migrate", *options, "--json") == 0
+    assert command.json()["adoption"] == {
+        "source": "public.events",
+        "present": 3,
+        "adopted": 2,
+        "rejected": 1,
+        "waiting": 0,
+        "gone": 0,
+        "writers": 0,
+        "balances": True,
+    }
+    assert command("stats", "--dsn", old.owner, "--journal", "/nonexistent") == 0
+    assert "adopted\t2\tevents from an older table" in command.out
+
+
+def test_adoption_counted_wrongly_by_hand_is_told(command: Command, old: Database):
+    insert_old(old)
+    options = ("--dsn", old.owner, "--adopt", "public.events")
+    assert command("migrate", *options) == 0
+    old.execute("UPDATE tenantry.adoptions SET adopted = 7")
+    assert command("migrate", *options) == 1
+    assert "It does not balance: the table of adoptions was changed by hand." in command.err
+
+
+def test_adoption_needs_a_maintainer(command: Command, old: Database):
+    old.execute("GRANT SELECT ON public.events TO PUBLIC")
+    dsn = old.member_of("writer")
+    assert command("migrate", "--dsn", dsn, "--adopt", "public.events") == 4
+    assert "is no member of tenantry_maintainer" in command.err
+
+
+@pytest.mark.parametrize("option", [("--adopt", "public.events"), ("--no-tenants-table",)])
+def test_script_does_not_look_at_the_database(command: Command, option: tuple[str, ...]):
+    assert command("migrate", "--sql", *option) == 2
+    assert f"and {option[0]} has to look at the database" in command.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 from tests.contexts.scenes import SAAS
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tenantry import PLATFORM, current_scope, emits, tenant
 from tenantry.exceptions import InvalidTenant
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 from tests.contexts.scenes import SAAS, A, B, happen, tenant_now
 
 request_of_a = SimpleNamespace(state={"tenant_id": A}, headers=SimpleNamespace(tenant=A))

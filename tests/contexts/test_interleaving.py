@@ -24,7 +24,7 @@ from tenantry import (
     tenant,
     uninstrument_threads,
 )
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 
 TENANTS = [str(UUID(int=n + 1)) for n in range(100)]
 WORK = 10_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,35 @@ def test_fork_does_not_stop_the_server_of_its_parent(initialised: Path):
 def test_directory_with_a_space_is_refused(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="its path has a space in it"):
         embedded.start(tmp_path / "my data")
+
+
+def test_server_listens_on_a_socket_that_its_user_alone_reaches(initialised: Path):
+    """It asks nobody for a password."""
+    with embedded.start(initialised) as server, psycopg.connect(server.dsn) as connection:
+        shown = connection.execute(
+            "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
+        ).fetchone()
+        assert shown is not None
+        addresses, folder = shown
+        assert addresses == ""
+        assert folder == str(initialised / "data")
+        assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+
+
+def test_directory_whose_socket_would_be_elsewhere_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"socket would have \d+ bytes, and 107 are possi"):
+        embedded.start(tmp_path / ("long" * 30))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_root_uses_no_folder_below_that_of_another_user():
+    with tempfile.TemporaryDirectory(prefix="tenantry-test-") as top:
+        os.chown(top, 65534, -1)
+        Path(top).chmod(0o755)
+        text = f"as root: '{top}' belongs to another user. Choose another directory"
+        with pytest.raises(ConfigurationError, match=text):
+            embedded.start(Path(top) / "postgres")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has the wheel open folders to others")

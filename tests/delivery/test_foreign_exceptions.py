@@ -12,7 +12,7 @@ import pytest
 
 from tenantry import Event, current_operation, emits, log_event, tenant
 from tenantry.interruptions import is_interruption
-from tenantry.testing import capture_events
+from tests.capturing import capture_events
 
 ACME = "018f6f0e-0000-7000-8000-00000000000a"
 
@@ -135,7 +135,7 @@ def test_what_a_signal_handler_raises_in_our_code_leaves_it(  # noqa: PLR0917  #
 @handlers
 def test_it_leaves_log_event(events, on_usr2, monkeypatch, make, kind):
     on_usr2(make(kind))
-    for place in ("accept_row", "new_id"):
+    for place in ("accept", "new_id"):
         with monkeypatch.context() as patch:
             patch.setattr(events, place, interrupt)
             with pytest.raises(kind):

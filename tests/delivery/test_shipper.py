@@ -12,10 +12,11 @@ import pytest
 
 from tenantry import Pipeline, Sampling, emits, log_event
 from tenantry.exporters import Batch, Outcome, Retry
-from tenantry.shipper import Shipper
+from tenantry.shipper import ADOPTION_INTERVAL, Shipper
 from tests.delivery.deliveries import wait_until
 from tests.delivery.pipelines import TENANT, Destination, make_pipeline, tick
 from tests.fix_postgres import Database
+from tests.journal.journals import append_event, make_journal
 
 
 class Telling(Destination):
@@ -282,3 +283,42 @@ def test_flush_recovers_when_the_destination_forgot_what_is_kept_no_more(destina
     stats = pipeline.stats()
     assert (stats.accepted, stats.stored, stats.pending) == (3, 3, 0)
     pipeline.shutdown(20)
+
+
+# Rounds that find nothing.
+
+
+def test_idle_shipper_looks_mostly_at_its_own_journal_alone(tmp_path: Path, monkeypatch):
+    now = 0.0
+    looks: list[str] = []
+    rounds: list[None] = []
+    journal = make_journal(tmp_path)
+    monkeypatch.setattr(journal, "prepare", lambda: rounds.append(None))
+    shipper = Shipper(
+        Destination(),
+        journal,
+        root=tmp_path,
+        destination="destination",
+        interval=0.001,
+        after_round=lambda: looks.append("after a round"),
+        monotonic=lambda: now,
+    )
+    monkeypatch.setattr(shipper, "adopt_dead", lambda: looks.append("at other journals"))
+
+    def pass_rounds() -> None:
+        enough = len(rounds) + 20
+        wait_until(lambda: len(rounds) > enough)
+
+    shipper.start()
+    pass_rounds()
+    assert looks == ["at other journals", "after a round"]
+    now = ADOPTION_INTERVAL
+    pass_rounds()
+    assert looks == ["at other journals", "after a round"] * 2
+    append_event(journal, 1)
+    shipper.wake()
+    wait_until(lambda: len(looks) > 4)  # what was stored is looked after at once
+    assert looks[4:] == ["after a round"]
+    journal.seal()
+    assert shipper.stop(now + 20)
+    journal.close(remove=True)

@@ -15,7 +15,7 @@ import pytest
 from tenantry import context, pipeline
 from tenantry.database.embedded import EmbeddedServer
 from tests.docs.pages import Page
-from tests.fix_postgres import Server
+from tests.fix_postgres import Database, Server
 
 
 @pytest.fixture
@@ -35,6 +35,17 @@ def place(postgres18: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("PATH", os.pathsep.join([*programs, os.environ["PATH"]]))
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def tidied(database18: Database) -> Iterator[None]:
+    """Drop the logins that pages make, and the rule that one makes, whatever became of the page."""
+    yield
+    with database18.server.connect() as connection:
+        query = r"SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname LIKE 'shop\_%'"
+        for (statement,) in connection.execute(query).fetchall():
+            connection.execute(statement)
+    database18.execute("ALTER TABLE tenantry.events DROP CONSTRAINT IF EXISTS amount_is_positive")
 
 
 @pytest.fixture

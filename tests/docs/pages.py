@@ -4,6 +4,7 @@
 - ``sql`` goes through psql to the server of the variable ``dsn``, else of ``TENANTRY_DSN``
 - ``console`` runs what follows ``$``; the other lines are the output
 - ``text`` is the output of the block before it
+- ``py`` shows the code of a library that is not installed here: it is compiled, and not run
 
 ``...`` stands for what differs from run to run. A block whose output is not shown fails the page.
 ``@localhost/`` stands for the page's own server, which listens on a socket.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +35,12 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 NOT_RUN: Final = ("pip install ", "export ")
 """Commands that a test does not run; an ``export`` sets the variable for the rest of the page."""
 
+_BLOCK: Final = re.compile(
+    r"^```(?:\{code-block\} )?(?P<language>[a-z]+)\n(?::caption: (?P<caption>[^\n]+)\n)?"
+    r"(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
 _CHECKER: Final = OutputChecker()
 _FLAGS: Final = ELLIPSIS | NORMALIZE_WHITESPACE
 
@@ -40,6 +49,31 @@ def find_pages() -> list[str]:
     """List the pages that hold code to run."""
     folders = ("tutorial", "how-to")
     return [str(page.relative_to(DOCS)) for each in folders for page in (DOCS / each).glob("*.md")]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of a page: ``caption`` is the name of the file that it stands for."""
+
+    language: str
+    caption: str | None
+    text: str
+
+
+def read_blocks(page: str) -> list[Block]:
+    """Read the blocks of a page, to be checked in another way than by running the page."""
+    return [
+        Block(found["language"], found["caption"], found["text"].removeprefix("\n"))
+        for found in _BLOCK.finditer((DOCS / page).read_text())
+    ]
+
+
+def write_files(page: str, directory: Path, *names: str) -> None:
+    """Write blocks of a page to the files that their captions name."""
+    files = {block.caption: block.text for block in read_blocks(page)}
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(files[name])
 
 
 class Page:
@@ -67,6 +101,7 @@ class Page:
             "sql": self._run_sql,
             "console": self._run_console,
             "text": self._check_output,
+            "py": self._compile,
         }
         parsers = [
             AbstractCodeBlockParser(lexers, language, run) for language, run in blocks.items()
@@ -89,6 +124,10 @@ class Page:
         with redirect_stdout(printed):
             exec(code, self.namespace)
         self.output = printed.getvalue()
+
+    def _compile(self, example: Example) -> None:
+        self._begin(example)
+        compile(str(example.parsed), str(self.path), "exec", dont_inherit=True)
 
     def _run_sql(self, example: Example) -> None:
         self._begin(example)

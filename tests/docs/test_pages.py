@@ -20,6 +20,7 @@ def test_tutorial_runs_from_an_empty_directory_to_an_answer(run_page: Callable[[
 def test_how_to_runs_on_a_migrated_database(
     name: str,
     database18: Database,
+    tidied: None,
     run_page: Callable[[Page], None],
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -17,12 +17,14 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 import tenantry
-from tenantry import exceptions, pipeline
+from tenantry import configuring, exceptions, pipeline
+from tenantry.checking.findings import Code
 from tenantry.cli.app import Exit, app
 from tenantry.journal import DROP_REASONS
 from tenantry.settings import Settings
 from tenantry.taxonomies import saas
 from tenantry.taxonomy import RESERVED, EventType, load_taxonomy
+from tenantry.tracking.difference import BREAKING, VERSIONABLE, ChangeKind
 from tests.docs.pages import DOCS
 from tests.fix_postgres import Database
 
@@ -34,6 +36,7 @@ TABLES = (
     "event_tallies",
     "ledger",
     "tenant_roles",
+    "adoptions",
     "migrations",
 )
 ROLES = (
@@ -163,19 +166,19 @@ def test_configuration_page_has_variable_type_and_default_of(option: str):
 
 
 def test_configuration_page_lists_every_argument_of_configure():
-    arguments = inspect.signature(pipeline.configure).parameters.keys()
-    from_code = rows_under("configuration.md", "Five options come from code alone:\n")
+    arguments = inspect.signature(configuring.configure).parameters.keys()
+    from_code = rows_under("configuration.md", "Six options come from code alone:\n")
     assert arguments == OPTIONS.keys() | {quoted(row[0]) for row in from_code}
 
 
 def test_pipeline_takes_every_argument_of_configure():
     arguments = inspect.signature(pipeline.Pipeline).parameters.keys() - {"clock", "new_id"}
-    assert arguments == inspect.signature(pipeline.configure).parameters.keys()
+    assert arguments == inspect.signature(configuring.configure).parameters.keys()
 
 
-@pytest.mark.parametrize("option", inspect.signature(pipeline.configure).parameters)
+@pytest.mark.parametrize("option", inspect.signature(configuring.configure).parameters)
 def test_docstring_of_configure_names(option: str):
-    assert f"``{option}``" in (pipeline.configure.__doc__ or "")
+    assert f"``{option}``" in (configuring.configure.__doc__ or "")
 
 
 # events.md
@@ -297,6 +300,28 @@ def test_errors_page_lists_every_drop_reason():
     assert page == set(DROP_REASONS.values())
 
 
+# check.md
+
+
+def test_check_page_lists_every_code_with_its_levels():
+    rows = {quoted(row[0]): row[1:] for row in rows_under("check.md", "## Findings")}
+    assert list(rows) == list(Code)
+    assert all(level in {"error", "warning", "error or warning"} for level, _ in rows.values())
+
+
+def test_check_page_lists_every_change_with_its_verdict():
+    verdicts = {
+        kind: "compatible"
+        if kind not in BREAKING
+        else "breaking, unless the version was raised"
+        if kind in VERSIONABLE
+        else "breaking"
+        for kind in ChangeKind
+    }
+    rows = {quoted(row[0]): row[1] for row in rows_under("check.md", "## Changes of a taxonomy")}
+    assert rows == verdicts
+
+
 # cli.md
 
 
@@ -311,7 +336,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 COMMANDS = dict(commands())
-GROUP = "tenantry rejected"  # it has no option, and so no table
+GROUPS = {"tenantry rejected", "tenantry taxonomy"}  # they have no option, and so no table
 
 
 def words_of_option(option: Any) -> list[str]:
@@ -322,7 +347,7 @@ def words_of_option(option: Any) -> list[str]:
     return [names, f"`{option.envvar}`" if option.envvar else "", default]
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != GROUP])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in GROUPS])
 def test_cli_page_has_every_option_of(name: str):
     options = [each for each in COMMANDS[name].params if each.param_type_name == "option"]
     assert [row[:3] for row in rows_under("cli.md", f"\n## {name}")] == [

@@ -101,7 +101,7 @@ def test_tenant_named_in_a_header_counts_for_nothing(
 def test_tenant_named_in_what_travels_along_counts_for_nothing(
     attacker: Customer, victim: Customer, header: str
 ):
-    pairs = ["tenant_id", "tenant", "tenantId", "tenantry.tenant_id", "tenantry-tenant", "for"]
+    pairs = ["tenant_id", "tenant", "tenantId", "tenantry.tenant", "tenantry.tenant_id", "for"]
     separator = ";" if header in {"Forwarded", "Cookie"} else ","
     value = separator.join(f"{name}={victim.id}" for name in pairs)
     attempt_everything(attacker, headers={header: value, "traceparent": f"00-{victim.id.hex}-1-01"})

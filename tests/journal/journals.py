@@ -10,9 +10,9 @@ from uuid import UUID
 import uuid_utils
 
 from tenantry.exporters import BEGINNING
-from tenantry.journal import DeadJournal, Identity, Journal, adopt, close_line
+from tenantry.journal import Chunk, DeadJournal, Identity, Journal, adopt, close_line
 from tenantry.journal.segments import segment_paths
-from tenantry.record import EVENTS, ROWS, Kind, Line, closing_json, format_line
+from tenantry.record import EVENTS, ROWS, Kind, Line, closing_json, format_line, take_apart
 
 TENANT = "018f6f0e-0000-7000-8000-000000000001"
 DESTINATION = "db.example:5432/app/tenantry"
@@ -45,17 +45,20 @@ def append_event(journal: Journal, number: int, **values: object) -> bool:
 def start(journal: Journal, operation_id: str, *, row: bool = True, **values: object) -> bool:
     body = make_json(0, operation_id=operation_id, phase="started", **values)
     kind, sequence = (Kind.START, next(journal.sequence)) if row else (Kind.OPEN, 0)
-    return journal.open_operation(operation_id, format_line(kind, sequence, body, CLOSING), row=row)
+    line = format_line(kind, sequence, body, CLOSING)
+    if row:
+        return journal.append_row(line, operation_id)
+    return journal.open_operation(operation_id, line)
 
 
 def end(journal: Journal, operation_id: str) -> bool:
     body = make_json(1, operation_id=operation_id, phase="completed")
     line = format_line(Kind.END, next(journal.sequence), body)
-    return journal.close_operation(operation_id, line, row=True)
+    return journal.append_row(line, "", operation_id)
 
 
 def close(journal: Journal, operation_id: str) -> bool:
-    return journal.close_operation(operation_id, close_line(operation_id), row=False)
+    return journal.close_operation(operation_id, close_line(operation_id))
 
 
 def die(journal: Journal) -> Path:
@@ -71,11 +74,15 @@ def adopted(directory: Path, **options) -> DeadJournal:
     return journal
 
 
+def lines_of(chunk: Chunk) -> list[Line]:
+    return [line for body in chunk.bodies if (line := take_apart(body))]
+
+
 def lines_in(journal: Journal | DeadJournal, max_bytes: int = 1 << 20) -> Iterator[Line]:
     """Read all lines there are, ``max_bytes`` at a time."""
     position = BEGINNING
     while (chunk := journal.read(position, max_bytes)) is not None:
-        yield from chunk.lines
+        yield from lines_of(chunk)
         position = chunk.end
 
 

@@ -31,6 +31,7 @@ from tests.journal.journals import (
     die,
     end,
     lines_in,
+    lines_of,
     make_journal,
     make_json,
     numbers_in,
@@ -72,7 +73,7 @@ def test_lines_read_while_they_are_written(
         if number % read_every == 0 or number == len(values):
             while (chunk := journal.read(position, max_bytes)) is not None:
                 assert chunk.corrupt == []
-                read += [line.json for line in chunk.lines if line.kind == Kind.EVENT]
+                read += [line.json for line in lines_of(chunk) if line.kind == Kind.EVENT]
                 position = chunk.end
     assert [json.loads(line) for line in read] == [*values, None]
     assert journal.totals().accepted == len(values) + 1
@@ -106,7 +107,7 @@ def _read_during(journal: Journal, threads: list[threading.Thread]) -> list[int]
         while (chunk := journal.read(position, 9000)) is not None:
             seen += [
                 json.loads(line.json)["data"]["number"]
-                for line in chunk.lines
+                for line in lines_of(chunk)
                 if line.kind == Kind.EVENT
             ]
             position = chunk.end
@@ -337,6 +338,25 @@ def test_segment_that_must_be_sent_again_is_not_removed(tmp_path: Path):
     assert numbers_in(journal) == list(range(60))
 
 
+@pytest.mark.parametrize("in_files", [True, False], ids=["files", "memory"])
+def test_segments_that_wait_are_unmapped_and_read_all_the_same(tmp_path: Path, *, in_files: bool):
+    journal = make_journal(tmp_path if in_files else None, segment_bytes=SMALL)
+    start(journal, "A")
+    for number in range(100):
+        append_event(journal, number)
+    last = max(journal.segments)
+    assert last > 5
+    journal.let_go_unread(Position(2, 0))
+    mapped = {number for number, segment in journal.segments.items() if not segment.map.closed}
+    assert mapped == ({1, 2, 3, last} if in_files else set(journal.segments))
+    assert append_event(journal, 100)
+    assert len(rows_in(journal)) == 102
+    assert end(journal, "A")
+    journal.let_go_unread(BEGINNING)
+    if in_files:
+        assert len(rows_in(adopted(die(journal)))) == 103
+
+
 def test_line_longer_than_half_a_segment_is_refused(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=SMALL)
     assert not append_event(journal, 1, name="x" * SMALL)
@@ -375,7 +395,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", tmp_path], check=False
     )
     if mounted.returncode:
         pytest.skip("this container may not mount a small disk")
@@ -463,8 +483,9 @@ def test_rotation_logs_nothing_under_its_lock(tmp_path: Path, caplog: pytest.Log
 # Files.
 
 
-def test_files_belong_to_their_user_alone(tmp_path: Path):
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777], ids=oct)
+def test_files_belong_to_their_user_alone(tmp_path: Path, umask: int):
+    before = os.umask(umask)
     try:
         journal = make_journal(tmp_path / "deep" / "root", segment_bytes=SMALL)
         for number in range(30):
@@ -474,7 +495,7 @@ def test_files_belong_to_their_user_alone(tmp_path: Path):
         os.umask(before)
     files = [*journal.directory.iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
-    for directory in (journal.directory, journal.directory.parent):
+    for directory in (journal.directory, *(tmp_path / "deep" / "root", tmp_path / "deep")):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 

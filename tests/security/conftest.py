@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.cli.commands import Command
 from tests.fix_postgres import Database
 from tests.security.tenants import OURS, THEIRS, Attacker, add_rows, bind
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    for name in [name for name in os.environ if name.startswith("TENANTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "200")
-    return Command(capsys)
 
 
 @pytest.fixture

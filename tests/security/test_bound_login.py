@@ -169,15 +169,10 @@ def test_tail_shows_a_bound_login_its_own(bound: str, command: Command):
 def test_schema_of_five_migrations_is_migrated_under_a_tenant_role_of_any_name(
     empty_database: Database,
 ):
-    migrate(empty_database.owner)
+    migrate(empty_database.owner, to_version=5)
     add_rows(empty_database)
-    for table in COUNTED:
-        empty_database.execute(f"DROP POLICY tenant ON tenantry.{table}")
-        empty_database.execute(f"ALTER POLICY reader ON tenantry.{table} USING (false)")
-    empty_database.execute("DROP TABLE tenantry.tenant_roles")
-    empty_database.execute("DELETE FROM tenantry.migrations WHERE version = 6")
     roles = Roles(tenant="customers")
-    assert [each.version for each in migrate(empty_database.owner, roles=roles)] == [6]
+    assert migrate(empty_database.owner, roles=roles)[0].version == 6
     assert migrate(empty_database.owner, roles=roles) == []
     empty_database.execute("DROP ROLE IF EXISTS bound_customer")
     empty_database.execute("CREATE ROLE bound_customer LOGIN IN ROLE customers")

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from tenantry import Pipeline, log_event, tenant
+from tenantry.database.host_tables import parse_table
+from tenantry.database.installed import read_installed
 from tenantry.database.migrate import migrate, status
+from tenantry.database.tenant_key import add_tenant_key
 from tenantry.exporters.handover import insert_sync
 from tenantry.exporters.postgres import PostgresExporter
 from tests.cli.commands import Command
+from tests.database.adoptions import adopter, insert_old, old_table
 from tests.exporters.batches import make_batch, make_line
 from tests.fix_postgres import Database
+from tests.pgbouncer import IS_MISSING, PGBOUNCER, run_pgbouncer
 from tests.security.tenants import OURS, THEIRS
 
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-pytestmark = pytest.mark.skipif(
-    PGBOUNCER is None, reason="pgbouncer is not installed: apt-get install pgbouncer"
-)
-
-CONFIGURATION = """
-[databases]
-* = host={host}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = trust
-auth_file = {directory}/users
-pool_mode = transaction
-default_pool_size = 1
-"""
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason=IS_MISSING)
+USERS = ("postgres", "host_owner", "app_writer", "app_reader", "app_admin", "bound_to_us")
 
 
 class Pooler:
@@ -57,33 +39,8 @@ class Pooler:
 
 @pytest.fixture
 def pooler(server) -> Iterator[Pooler]:
-    directory = Path(tempfile.mkdtemp(prefix="tenantry-pgbouncer-"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    host = conninfo_to_dict(server.dsn)["host"]
-    (directory / "ini").write_text(CONFIGURATION.format(host=host, port=port, directory=directory))
-    users = ["postgres", "host_owner", "app_writer", "app_reader", "app_admin", "bound_to_us"]
-    (directory / "users").write_text("".join(f'"{user}" ""\n' for user in users))
-    directory.chmod(0o755)
-    process = subprocess.Popen(
-        [str(PGBOUNCER), "-q", str(directory / "ini")],
-        stderr=subprocess.DEVNULL,
-        user=server.data.stat().st_uid if os.geteuid() == 0 else None,
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            assert process.poll() is None, "pgbouncer did not start"
-            assert time.monotonic() < deadline, "pgbouncer does not listen"
-            time.sleep(0.02)  # its start is seen from outside only
+    with run_pgbouncer(server, USERS) as port:
         yield Pooler(port)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        shutil.rmtree(directory)
 
 
 def backend(connection: psycopg.Connection) -> object:
@@ -157,6 +114,28 @@ def test_commands_leave_no_tenant_behind(two_tenants: Database, pooler: Pooler, 
             assert connection.execute(f"SELECT * FROM tenantry.{table}").fetchall() == []
 
 
+def test_maintenance_changes_partitions_and_leaves_no_setting_behind(
+    own_database: Database, pooler: Pooler, command: Command
+):
+    dsn = pooler.in_front_of(own_database.owner)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        settings = (  # of each client's own, the name of the application is kept by the pooler
+            "SELECT name, setting FROM pg_settings WHERE name <> 'application_name' ORDER BY name"
+        )
+        before = connection.execute(settings).fetchall()
+        late = ["--after", "0s", "--ahead", "25"]
+        own_database.execute(
+            "INSERT INTO tenantry.events (id, tenant_id, name, created_at)"
+            " VALUES (gen_random_uuid(), gen_random_uuid(), 'late', now() - interval '200 days')"
+        )
+        assert command("maintain", "--dsn", dsn, *late, "--keep", "3months", "--json") == 0
+        upkeep = command.json()["partitions"]
+        assert [each["rows"] for each in upkeep["made"]] == [1, 0]
+        assert [each["rows"] for each in upkeep["detached"]] == [1]
+        assert command("maintain", "--dsn", dsn, *late, "--drop-detached", "0d") == 0
+        assert connection.execute(settings).fetchall() == before
+
+
 def test_exporter_ships_beside_other_clients(two_tenants: Database, pooler: Pooler):
     """More batches than psycopg's default ``prepare_threshold``, from several exporters at once."""
     dsn = pooler.in_front_of(two_tenants.writer)
@@ -215,3 +194,20 @@ def test_four_migrate_at_once_through_one_session(empty_database: Database, pool
     with ThreadPoolExecutor(4) as threads:
         applied = list(threads.map(lambda _: migrate(dsn), range(4)))
     assert sum(map(len, applied)) == status(dsn).latest
+
+
+def test_adoption_and_foreign_key_work_through_one_session(database: Database, pooler: Pooler):
+    with old_table(database):
+        row_id = insert_old(database)
+        database.execute("CREATE TABLE public.tenants AS SELECT tenant_id AS id FROM public.events")
+        database.execute("ALTER TABLE public.tenants OWNER TO host_owner, ADD PRIMARY KEY (id)")
+        dsn = pooler.in_front_of(database.owner)
+        with adopter(dsn) as running, psycopg.connect(dsn, autocommit=True) as other:
+            before = other.execute("SHOW search_path").fetchone()
+            assert running.run().adopted == row_id == 1
+            assert other.execute("SHOW search_path").fetchone() == before
+            assert other.execute("SHOW lock_timeout").fetchone() == ("0",)
+            key = {"tenants": parse_table("public.tenants"), "on_delete": "cascade"}
+            connection, installed = running._connection, read_installed(other, "tenantry")
+            assert installed is not None
+            assert add_tenant_key(connection, "tenantry", installed, **key, timeout=20)

@@ -9,11 +9,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from tenantry.database.host_tables import parse_table
 from tenantry.database.installed import read_installed
 from tenantry.database.migrate import migrate, sql, status
+from tenantry.database.tenant_key import add_tenant_key, drop_tenant_key, has_platform_row
 from tenantry.exporters.handover import insert_sync
 from tenantry.exporters.postgres import PostgresExporter
 from tests.cli.commands import Command
+from tests.database.adoptions import adopter, insert_old, make_old_table
 from tests.exporters.batches import TENANT, make_batch, make_event, make_line
 from tests.fix_postgres import Database
 
@@ -58,6 +61,12 @@ CREATE OPERATOR {schema}.+ (leftarg = bigint, rightarg = numeric, function = {sc
 CREATE FUNCTION {schema}.equal(bigint, numeric) RETURNS boolean LANGUAGE sql AS
     $$ SELECT {schema}.spring('='); SELECT $1::numeric OPERATOR(pg_catalog.=) $2 $$;
 CREATE OPERATOR {schema}.= (leftarg = bigint, rightarg = numeric, function = {schema}.equal);
+CREATE FUNCTION {schema}.upper(int8range) RETURNS bigint LANGUAGE sql AS
+    $$ SELECT {schema}.spring('upper'); SELECT 1::bigint $$;
+CREATE FUNCTION {schema}.holds(int8multirange, bigint) RETURNS boolean LANGUAGE sql AS
+    $$ SELECT {schema}.spring('@>'); SELECT true $$;
+CREATE OPERATOR {schema}.@> (
+    leftarg = int8multirange, rightarg = bigint, function = {schema}.holds);
 CREATE FUNCTION {schema}.to_jsonb(tenantry.journal_cursors) RETURNS jsonb LANGUAGE sql AS
     $$ SELECT {schema}.spring('to_jsonb'); SELECT pg_catalog.to_jsonb($1) $$;
 """
@@ -72,6 +81,8 @@ CREATE FUNCTION {schema}.is_seen(uuid) RETURNS boolean LANGUAGE sql AS
 CREATE DOMAIN {schema}.uuid AS pg_catalog.uuid CHECK ({schema}.is_seen(VALUE));
 CREATE FUNCTION {schema}.jsonb_to_recordset(jsonb) RETURNS SETOF record LANGUAGE sql AS
     $$ SELECT {schema}.spring('jsonb_to_recordset'); SELECT 1, 2 $$;
+CREATE FUNCTION {schema}.jsonb_to_record(jsonb) RETURNS record LANGUAGE sql AS
+    $$ SELECT {schema}.spring('jsonb_to_record'); SELECT 1, 2 $$;
 CREATE FUNCTION {schema}.now() RETURNS timestamptz LANGUAGE sql AS
     $$ SELECT {schema}.spring('now'); SELECT pg_catalog.now() $$;
 CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
@@ -154,6 +165,9 @@ def test_printed_migrations_call_nothing_of_public(public_with_traps: Database):
         ["rejected", "retry", "--all"],
         ["rejected", "discard", "--all", "--yes"],
         ["maintain", "--after", "0s"],
+        ["erase", "--tenant", TENANT],
+        ["erase", "--tenant", TENANT, "--yes"],
+        ["erase", "--tenant", TENANT, "--actor", "user:1", "--yes"],
     ],
     ids=" ".join,
 )
@@ -169,7 +183,7 @@ def test_command_calls_nothing_of_public(
         "INSERT INTO tenantry.journal_cursors SELECT gen_random_uuid(), 0, 0, 1, 0, 0, 0,"
         " '{\"full\": 1}', 0, 0, 0, 's', 'h:1', now(), now(), now() FROM generate_series(1, 2)"
     )
-    journal = ["--journal", str(tmp_path)] if arguments == ["stats"] else []
+    journal = ["--journal", str(tmp_path)] if arguments[0] in {"stats", "erase"} else []
     command(*arguments, "--dsn", public_with_traps.owner, *journal)
     assert command.err == "" or "Traceback" not in command.err
     assert sprung(public_with_traps, "public") == set()
@@ -199,6 +213,32 @@ def test_rows_are_written_with_types_and_functions_of_postgresql_alone(evil_in_f
 def test_migrating_ignores_the_search_path(evil_in_front: Database):
     evil_in_front.execute("DROP SCHEMA tenantry CASCADE")
     migrate(with_path(evil_in_front.owner))
+    assert sprung(evil_in_front, "evil") == set()
+
+
+def adopt_and_refer(database: Database, dsn: str) -> None:
+    make_old_table(database)
+    insert_old(database)
+    database.execute("CREATE TABLE public.tenants (id uuid PRIMARY KEY)")
+    database.execute("INSERT INTO public.tenants VALUES (%s)", [TENANT])
+    database.execute("ALTER TABLE public.tenants OWNER TO host_owner")
+    tenants = parse_table("public.tenants")
+    with adopter(dsn) as running:
+        connection, installed = running._connection, read_installed(running._connection, "tenantry")
+        assert installed is not None
+        assert running.run() == running.run()
+        assert add_tenant_key(connection, "tenantry", installed, tenants, "cascade", timeout=20)
+        assert not has_platform_row(connection, installed, tenants)
+        assert drop_tenant_key(connection, "tenantry", timeout=20)
+
+
+def test_adopting_and_referring_to_tenants_call_nothing_of_public(public_with_traps: Database):
+    adopt_and_refer(public_with_traps, public_with_traps.owner)
+    assert sprung(public_with_traps, "public") == set()
+
+
+def test_adopting_and_referring_to_tenants_ignore_the_search_path(evil_in_front: Database):
+    adopt_and_refer(evil_in_front, with_path(evil_in_front.owner))
     assert sprung(evil_in_front, "evil") == set()
 
 

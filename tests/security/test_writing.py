@@ -16,7 +16,7 @@ from tests.fix_postgres import Database
 from tests.security.tenants import COUNTED, OURS, SECRET, TABLES, THEIRS, bind
 
 DENIED = errors.InsufficientPrivilege
-ALL_TABLES = (*TABLES, "journal_cursors", "migrations")
+ALL_TABLES = (*TABLES, "journal_cursors", "adoptions", "migrations")
 
 MAY = {
     "writer": {
@@ -36,6 +36,7 @@ MAY = {
             key: {"SELECT", "INSERT", "UPDATE", "DELETE"}
             for key in ("tenant_roles", "journal_cursors")
         },
+        "adoptions": {"SELECT"},
         "migrations": {"SELECT"},
     },
 }

@@ -27,7 +27,7 @@ from tenantry import (
 )
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.record import Record, Reject
-from tenantry.testing import CapturingPipeline, FrozenClock, SequentialIds, capture_events
+from tenantry.testing import CapturedEvents, FrozenClock, SequentialIds, capture
 
 
 class InvoiceSent(Event, name="invoice_sent", version=2):
@@ -217,10 +217,13 @@ assert_type(tenantry.current_operation(), Operation | None)
 
 # Testing.
 
-block: AbstractContextManager[CapturingPipeline] = capture_events(
+block: AbstractContextManager[CapturedEvents] = capture(
     [InvoiceSent], clock=FrozenClock(), new_id=SequentialIds()
 )
 with block as events:
-    assert_type(events, CapturingPipeline)
+    assert_type(events, CapturedEvents)
     assert_type(events.records, list[Record])
+    assert_type(events[0], Record)
+    assert_type(events[:2], list[Record])
+    assert_type(events.one(InvoiceSent, invoice_id="1"), Record)
     assert_type(events.rejected, list[Reject])

@@ -16,14 +16,19 @@ from platformdirs import user_state_path
 import tenantry
 from tenantry.cli import draining, interrupts, tables
 from tenantry.cli.books import read_books
+from tenantry.cli.checking import check
 from tenantry.cli.connection import Source, opened, resolved
 from tenantry.cli.demo import run_demo
+from tenantry.cli.doctoring import doctor
+from tenantry.cli.erasing import erase
 from tenantry.cli.feed import Feed, Row
-from tenantry.cli.maintaining import maintain
+from tenantry.cli.maintaining import maintain, read_duration
 from tenantry.cli.migration import migrate_app
 from tenantry.cli.options import EPILOG, Dsn, Exit, JournalRoot, Json, Schema
 from tenantry.cli.output import print_hint, print_json, progress_bar
 from tenantry.cli.rejects import rejected_app
+from tenantry.cli.tracking import taxonomy_app
+from tenantry.cli.volume import measure, print_measured, print_measured_json
 from tenantry.database.connect import destination_fingerprint
 from tenantry.exceptions import (
     ConfigurationError,
@@ -43,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(taxonomy_app, name="taxonomy")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -227,6 +233,31 @@ def stats(
     dsn: Dsn = None,
     schema: Schema = "tenantry",
     journal: JournalRoot = None,
+    volume: Annotated[
+        bool,
+        typer.Option(
+            "--volume",
+            help="Show instead how much is stored, by name and by tenant, and how it grows.",
+        ),
+    ] = False,
+    sizes: Annotated[
+        bool,
+        typer.Option("--sizes", help="Show instead how large the payloads are, and how many cut."),
+    ] = False,
+    since: Annotated[
+        str,
+        typer.Option(
+            help="With these two: how far back, and as far again before that: a number with s, m, "
+            "h or d behind it."
+        ),
+    ] = "1d",
+    top: Annotated[
+        int, typer.Option(help="With --volume: how many of the largest tenants.", min=1)
+    ] = 10,
+    timeout: Annotated[
+        float,
+        typer.Option(help="With these two: seconds for each of up to three queries.", min=0.1),
+    ] = 60.0,
     as_json: Json = False,
 ) -> None:
     """Show the books of every journal, and whether they balance.
@@ -236,7 +267,22 @@ def stats(
     this machine's disk. A journal that is neither settled nor found counts as `elsewhere` while
     its process may run, and as `missing` when it cannot. Needs the role tenantry_admin. Exits
     with 1 when a journal does not balance.
+
+    `--volume` and `--sizes` read events instead, of a length of time up to now and of the same
+    length before it. Payload bytes are those of their JSON text; events are estimated from sample
+    rates.
     """
+    if volume or sizes:
+        seconds = read_duration("--since", since)
+        with resolved(dsn) as real, opened(real, schema) as source:
+            measured = measure(
+                source, volume=volume, sizes=sizes, since=seconds, top=top, timeout=timeout
+            )
+        if as_json:
+            print_measured_json(measured)
+        else:
+            print_measured(measured, since)
+        return
     with resolved(dsn) as real, opened(real, schema) as source:
         books = read_books(
             source.connection,
@@ -252,9 +298,22 @@ def stats(
         raise typer.Exit(Exit.CHECK_FAILED)
 
 
+# doctor.
+
+app.command(epilog=EPILOG)(doctor)
+
+
 # maintain.
 
 app.command(epilog=EPILOG)(maintain)
+
+
+# erase.
+
+app.command(epilog=EPILOG)(erase)
+# check.
+
+app.command(epilog=EPILOG)(check)
 
 
 # demo.

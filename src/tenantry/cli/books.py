@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
+from uuid import UUID
 
 from psycopg import sql
 
@@ -20,11 +21,18 @@ from tenantry.database.connect import DeadlineConnection
 from tenantry.database.ledger import read_corrections
 from tenantry.database.maintain import compacted_id
 from tenantry.exporters import BEGINNING, Position
-from tenantry.journal import DROP_REASONS, Slot, journal_directories, read_header
+from tenantry.journal import (
+    DROP_REASONS,
+    ForeignFile,
+    Slot,
+    journal_directories,
+    read_header,
+    refuse_foreign,
+)
 from tenantry.journal.books import map_books
 from tenantry.journal.files import try_lock
 from tenantry.journal.segments import Segment, map_segments, segment_paths, split_lines
-from tenantry.record import LINE_FORMAT, ROWS, Kind
+from tenantry.record import LINE_FORMAT, ROWS, Kind, Line
 
 State = Literal["live", "dead", "closed", "compacted", "elsewhere", "missing"]
 """live: its process runs; dead: it waits on disk to be drained; closed: settled and removed;
@@ -57,10 +65,14 @@ class DiskJournal:
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
     pending: int = 0
     """Rows behind the cursor that was given, or else behind its own."""
+    pending_since: float | None = None
+    """When the first of them was emitted, in seconds of the epoch; None where its id cannot say."""
     open_operations: tuple[str, ...] = ()
     """Names of the events that opened them."""
     event_ids: tuple[str, ...] = ()
     """Only where they were asked for."""
+    problem: str = ""
+    """Why it is not read, where it is not this user's alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,8 @@ class JournalBooks:
     rejected: int
     pending: int
     bytes: int = 0
+    lag: float | None = None
+    """Seconds since the first pending event was emitted; None where none waits on this disk."""
 
     @property
     def under_way(self) -> int:
@@ -217,6 +231,7 @@ def _merge(row: Mapping[str, Any] | None, disk: DiskJournal | None) -> JournalBo
             rejected=rejected,
             pending=disk.pending,
             bytes=disk.bytes,
+            lag=_lag_of(disk),
         )
     counts: Mapping[str, Any] = row or {}
     unsettled = counts.get("accepted", 0) - stored - rejected
@@ -243,6 +258,12 @@ def _merge(row: Mapping[str, Any] | None, disk: DiskJournal | None) -> JournalBo
         pending=0 if state in {"missing", "compacted"} else max(0, unsettled),
         bytes=0 if disk is None else disk.bytes,
     )
+
+
+def _lag_of(disk: DiskJournal) -> float | None:
+    if not disk.pending or disk.pending_since is None:
+        return None
+    return max(0.0, time.time() - disk.pending_since)
 
 
 def _may_live(process: str) -> bool:
@@ -280,6 +301,19 @@ def read_journals(
             journal = _read_journal(directory, destination, cursors, ids=ids)
         except FileNotFoundError:
             continue
+        except ForeignFile as error:
+            journal = DiskJournal(
+                id=directory.name,
+                directory=directory,
+                process="",
+                service=None,
+                destination="",
+                tenant_type="",
+                is_live=False,
+                is_known_format=False,
+                bytes=0,
+                problem=str(error),
+            )
         if journal is not None:
             found.append(journal)
     return found
@@ -288,6 +322,7 @@ def read_journals(
 def _read_journal(
     directory: Path, destination: str, cursors: Mapping[str, Position] | None, *, ids: bool
 ) -> DiskJournal | None:
+    refuse_foreign(directory)
     header = read_header(directory)
     if header is None and (_is_live(directory) or not segment_paths(directory)):
         return None  # its first line is being written, or never was
@@ -357,6 +392,7 @@ def _count_lines(
 ) -> dict[str, Any]:
     accepted = slots[Slot.FORGOTTEN_ROWS]
     sequence = pending = 0
+    pending_since: float | None = None
     opened: dict[str, str] = {}
     closed: set[str] = set()
     event_ids: list[str] = []
@@ -365,7 +401,10 @@ def _count_lines(
         cut = 0
         if (segment.number, len(content)) > settled:
             cut = settled.offset if segment.number == settled.segment else 0
-            pending += sum(map(len, _rows(content[cut:])))
+            rows, damaged = _rows(content[cut:])
+            pending += len(rows) + len(damaged)
+            if pending_since is None and rows:
+                pending_since = _emitted_at(rows[0])
         lines, corrupt = split_lines(content)
         if segment.number > slots[Slot.FORGOTTEN_SEGMENT]:
             accepted += len(corrupt) + sum(1 for line in lines if line.kind in ROWS)
@@ -384,11 +423,18 @@ def _count_lines(
         "accepted": accepted,
         "sequence": sequence,
         "pending": pending,
+        "pending_since": pending_since,
         "open_operations": tuple(name for key, name in opened.items() if key not in closed),
         "event_ids": tuple(event_ids),
     }
 
 
-def _rows(content: bytes) -> tuple[list[Any], list[int]]:
+def _emitted_at(line: Line) -> float | None:
+    """Read the time out of an event's id; one with an idempotency key has none."""
+    event_id = UUID(json.loads(line.json)["id"])
+    return (event_id.int >> 80) / 1000 if event_id.version == 7 else None  # noqa: PLR2004  # RFC 9562: milliseconds come first
+
+
+def _rows(content: bytes) -> tuple[list[Line], list[int]]:
     lines, corrupt = split_lines(content)
     return [line for line in lines if line.kind in ROWS], corrupt

@@ -169,6 +169,8 @@ def _report(root: Path, destination: str, watched: WatchedExporter | None) -> Dr
 
 
 def _reason(disk: DiskJournal, watched: WatchedExporter | None) -> str:
+    if disk.problem:
+        return disk.problem
     if not disk.destination:
         return "its first line cannot be read: look at the disk, and at the file's other lines"
     if not disk.is_known_format:

@@ -22,8 +22,9 @@ class Exit(IntEnum):
 
 EPILOG: Final = (
     "Exit codes: 0 done; 1 a check failed (migrations are pending, the books do not balance, "
-    "rejected events remain); "
-    "2 usage, settings, or a missing extra; 3 incomplete (something is left undrained); "
+    "rejected events remain, the application or its taxonomy has an error, the doctor found "
+    "something); 2 usage, settings, or a missing extra; 3 incomplete (something is left undrained, "
+    "not erased or not adopted, or partitions that were due could not be changed); "
     "4 the database cannot be reached, or refuses; 130 interrupted."
 )
 
@@ -46,6 +47,21 @@ JournalRoot = Annotated[
         "user's state directory.",
         show_default=False,
         file_okay=False,
+    ),
+]
+AppDir = Annotated[
+    Path,
+    typer.Option(
+        help="Look for modules here first.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+OpenTaxonomy = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENANTRY_OPEN_TAXONOMY",
+        help="Patterns of event names that need no declaration, joined by commas.",
     ),
 ]
 Json = Annotated[

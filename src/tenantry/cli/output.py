@@ -60,9 +60,11 @@ def print_table(
 
 
 @contextmanager
-def progress_bar(doing: str = "draining") -> Generator[Callable[[int, int], None]]:
+def progress_bar(
+    doing: str = "draining", *, unit: str = "events"
+) -> Generator[Callable[[int, int], None]]:
     """Show a bar on stderr where that is a terminal; gives what moves it: (done, total)."""
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("events"))
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=max(done, total))
@@ -76,7 +78,7 @@ def print_columns(cells: Sequence[object]) -> None:
 
 def print_hint(text: str) -> None:
     """Print a remark on stderr."""
-    errors.print(Text(text, style="dim"))
+    errors.print(Text(text, style="dim"), soft_wrap=not errors.is_terminal)
 
 
 def _cell(value: object) -> str:

@@ -129,6 +129,10 @@ _CORRECTIONS: Final = {
     "discarded": "rejected, and deleted from rejected_events",
     "compacted": "journals folded into one row for each service",
     "erased": "stored before, and deleted from events",
+    "moved": "stored before, and moved from DEFAULT to their month",
+    "detached": "stored before, and detached with their month",
+    "dropped": "detached before, and dropped with their month",
+    "adopted": "events from an older table",
 }
 
 
@@ -160,8 +164,11 @@ def print_stats(books: Books) -> None:
     if on_disk:
         print_table(
             "Journals on disk",
-            ("journal", "process", "state", "pending", "bytes"),
-            [(each.id, each.process, each.state, each.pending, each.bytes) for each in on_disk],
+            ("journal", "process", "state", "pending", "lag (s)", "bytes"),
+            [
+                (each.id, each.process, each.state, each.pending, each.lag, each.bytes)
+                for each in on_disk
+            ],
         )
     if books.others:
         print_table(
@@ -248,6 +255,7 @@ def print_books_json(books: Books) -> None:
                 "process": journal.process,
                 "service": journal.service,
                 "state": journal.state,
+                "lag": journal.lag,
                 **book_members(journal),
             }
             for journal in books.journals

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from configparser import ConfigParser, Error
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -58,6 +59,9 @@ class DeadlineConnection(psycopg.Connection[TupleRow]):
             return super().wait(_bounded(gen, deadline), min(interval, _WAKE_UP))
         except DeadlineReached:
             self.pgconn.finish()
+            # Else it is closed when it is forgotten, and what it raises then is printed.
+            with suppress(psycopg.Error, RuntimeError):
+                gen.close()
             raise
 
     @classmethod
@@ -125,7 +129,10 @@ def describe_destination(dsn: str) -> str:
     if len(ports) == 1:
         ports = list(ports) * len(hosts)
     servers = ",".join(f"{host}:{port or 5432}" for host, port in zip(hosts, ports, strict=False))
-    return f"{servers}/{parameters.get('dbname') or parameters.get('user', '')}"
+    name = parameters.get("dbname") or parameters.get("user", "")
+    if _is_conninfo(name):  # of the service file, or of PGDATABASE
+        raise _unreadable()
+    return f"{servers}/{name}"
 
 
 def destination_fingerprint(dsn: str, schema: str) -> str:
@@ -148,12 +155,25 @@ def _parse(dsn: str) -> dict[str, str]:
         }
     except psycopg.ProgrammingError:
         given = None  # libpq quotes the offending part, which may be a password
-    if given is None or _is_cut_within_the_password(dsn, given):
-        raise ConfigurationError(
-            "The DSN cannot be read. Write postgresql://user:password@host:port/database, with "
-            "special characters percent-encoded, or host=… port=… dbname=… user=…."
-        )
+    if (
+        given is None
+        or _is_cut_within_the_password(dsn, given)
+        or _is_conninfo(given.get("dbname", ""))
+    ):
+        raise _unreadable()
     return given
+
+
+def _unreadable() -> ConfigurationError:
+    return ConfigurationError(
+        "The DSN cannot be read. Write postgresql://user:password@host:port/database, with "
+        "special characters percent-encoded, or host=… port=… dbname=… user=…."
+    )
+
+
+def _is_conninfo(database: str) -> bool:
+    """Say whether a database's name is a connection string, which may hold a password."""
+    return "=" in database or "://" in database
 
 
 def _is_cut_within_the_password(dsn: str, given: Mapping[str, str]) -> bool:

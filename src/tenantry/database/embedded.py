@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _LOCK_TIMEOUT: Final = 60.0
 """Seconds to wait while another process stops the server; ``pg_ctl`` itself waits that long."""
+
+_LONGEST_SOCKET: Final = 103 if sys.platform == "darwin" else 107
+"""Bytes of a Unix socket's path: ``sun_path`` in unix(4) and unix(7), without its end."""
 
 _OPEN_TO_ALL: Final = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH
 
@@ -145,16 +149,23 @@ def _prepare_directory(directory: Path) -> Path:
             f"The embedded server cannot use {str(directory)!r}: its path has a space in it. "
             "Choose another directory."
         )
+    socket_bytes = len(os.fsencode(directory / "data" / ".s.PGSQL.5432"))
+    if socket_bytes > _LONGEST_SOCKET:
+        # The wheel would put the socket where others reach it, and it asks for no password.
+        raise ConfigurationError(
+            f"The embedded server cannot use {str(directory)!r}: the path of its socket would have "
+            f"{socket_bytes} bytes, and {_LONGEST_SOCKET} are possible. Choose a shorter one."
+        )
     if os.geteuid() != 0:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if directory.stat().st_uid != 0:
-        raise ConfigurationError(
-            f"The embedded server cannot use {str(directory)!r}: it belongs to another user. "
-            "Choose another directory."
-        )
     for folder in (directory, *directory.parents):
+        if folder.stat().st_uid != 0:
+            raise ConfigurationError(
+                f"The embedded server cannot use {str(directory)!r} as root: {str(folder)!r} "
+                "belongs to another user. Choose another directory."
+            )
         if folder.stat().st_mode & _OPEN_TO_ALL != _OPEN_TO_ALL:
             raise ConfigurationError(
                 f"The embedded server cannot use {str(directory)!r} as root: its own user would "

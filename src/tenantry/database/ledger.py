@@ -12,7 +12,9 @@ from typing import Any, Final, Literal, NamedTuple
 import psycopg
 from psycopg import sql
 
-Kind = Literal["retried", "discarded", "compacted"]
+Kind = Literal[
+    "retried", "discarded", "compacted", "erased", "moved", "detached", "dropped", "adopted"
+]
 
 
 class Entry(NamedTuple):

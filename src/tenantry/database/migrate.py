@@ -1,19 +1,11 @@
-"""Migrations: finds the numbered SQL files, and applies those that a database lacks.
-
-The files are the only source of DDL; this module adds names, transactions and the version rows.
-"""
+"""Migrations: applies those that a database lacks, each in a transaction of its own."""
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -29,8 +21,18 @@ from tenantry.database.installed import (
     Installed,
     Roles,
     check_identifier,
-    check_tenant_type,
     read_installed,
+)
+from tenantry.database.scripts import (
+    SEARCH_PATH,
+    Migration,
+    fill,
+    fill_in,
+    find_migrations,
+    scripts,
+    select_migrations,
+    sql,
+    version_row,
 )
 from tenantry.exceptions import (
     DatabaseError,
@@ -39,10 +41,8 @@ from tenantry.exceptions import (
     SchemaMismatch,
 )
 
-_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-_PLACEHOLDER: Final = re.compile(
-    r"\{(schema|tenant_type|writer|reader|admin|maintainer|tenant)(_text)?\}"
-)
+__all__ = ["Applied", "Status", "find_migrations", "migrate", "scripts", "sql", "status"]
+
 _TABLES: Final = (
     "events",
     "rejected_events",
@@ -50,6 +50,7 @@ _TABLES: Final = (
     "event_tallies",
     "ledger",
     "tenant_roles",
+    "adoptions",
     "migrations",
 )
 
@@ -59,22 +60,8 @@ _LOCK_KEY: Final = 0x74656E616E747279
 _LOCK_TIMEOUT: Final = "3s"
 """A migration that waits longer for a table blocks everybody behind it: give up, try again."""
 
-_SEARCH_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
-"""Who may create functions in a schema that the owner searches must not have them called here."""
-
 _POLL: Final = 0.1
 """Mean seconds between two attempts at a lock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file."""
-
-    version: int
-    name: str
-    sha256: str
-    text: str
-    """With its placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +92,13 @@ class Status:
         return self.version > self.latest
 
 
-def find_migrations() -> tuple[Migration, ...]:
-    """Return the migrations in order: those in the wheel, else the repository's."""
-    found: list[Migration] = []
-    for file in _migration_directory().iterdir():
-        if match := _FILE_NAME.fullmatch(file.name):
-            content = file.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            found.append(Migration(int(match[1]), match[2], digest, content.decode()))
-    return tuple(sorted(found, key=lambda migration: migration.version))
-
-
 def migrate(
     dsn: str,
     *,
     schema: str = "tenantry",
     tenant_type: str = "uuid",
     roles: Roles | None = None,
+    to_version: int | None = None,
     on_progress: Callable[[Applied], None] | None = None,
     timeout: float = 60.0,
 ) -> list[Applied]:
@@ -135,6 +112,7 @@ def migrate(
         schema: where the tables go.
         tenant_type: uuid, bigint or text; chosen with the first migration, for good.
         roles: names of the group roles; None for ``tenantry_writer`` and so on.
+        to_version: stop after this one; None for the latest.
         on_progress: called after each migration.
         timeout: seconds in all, waiting for other migrations and for locks included.
 
@@ -143,13 +121,21 @@ def migrate(
         SchemaMismatch: another tenant type or other roles are installed, a migration that ran
             has changed since, or a table of that name is not Tenantry's.
         PrivilegeMissing: with what to grant.
+        ConfigurationError: for a version that there is not, or a name that no script should carry.
     """
     roles = roles or Roles()
-    names = _names(schema, tenant_type, roles)
+    names = fill_in(schema, tenant_type, roles)
     deadline = time.monotonic() + timeout
     applied: list[Applied] = []
     with connect(dsn, deadline=deadline) as connection:
-        runner = _Runner(connection, schema, tenant_type, roles, describe_destination(dsn))
+        runner = _Runner(
+            connection,
+            select_migrations(0, to_version),
+            schema=schema,
+            tenant_type=tenant_type,
+            roles=roles,
+            destination=describe_destination(dsn),
+        )
         while (step := runner.step(names)) is not None:
             applied.append(step)
             if on_progress is not None:
@@ -171,24 +157,9 @@ def status(dsn: str, *, schema: str = "tenantry") -> Status:
     return Status(
         version=version,
         latest=migrations[-1].version,
-        pending=tuple(_title(each) for each in migrations if each.version > version),
+        pending=tuple(each.title for each in migrations if each.version > version),
         tenant_type=installed.tenant_type if installed else None,
     )
-
-
-def sql(*, schema: str = "tenantry", tenant_type: str = "uuid", roles: Roles | None = None) -> str:
-    """Return all migrations as one script for ``psql``, version rows included.
-
-    Needs no database and is the same text each time; running it has the effect of `migrate` on a
-    database where nothing is installed.
-    """
-    names = _names(schema, tenant_type, roles or Roles())
-    scripts = [
-        f"-- {_title(each)}\nBEGIN;\n{_SEARCH_PATH};\n{_fill(each.text, names)}\n"
-        f"{_version_row(each, schema)};\nCOMMIT;\n"
-        for each in find_migrations()
-    ]
-    return "\n".join(["\\set ON_ERROR_STOP on\n", *scripts])
 
 
 class _Runner:
@@ -197,6 +168,8 @@ class _Runner:
     def __init__(
         self,
         connection: DeadlineConnection,
+        migrations: Sequence[Migration],
+        *,
         schema: str,
         tenant_type: str,
         roles: Roles,
@@ -207,7 +180,7 @@ class _Runner:
         self._tenant_type = tenant_type
         self._roles = roles
         self._destination = destination
-        self._migrations = find_migrations()
+        self._migrations = migrations
 
     def step(self, names: dict[str, str]) -> Applied | None:
         """Apply the first migration that is pending; None when there is none."""
@@ -243,7 +216,7 @@ class _Runner:
         # A waiter in pg_advisory_lock would deadlock with CREATE INDEX CONCURRENTLY, and a
         # session's lock would be shared by the clients of a pooler.
         self._connection.execute(
-            f"BEGIN; {_SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
+            f"BEGIN; {SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
         )
         row = self._connection.execute(
             "SELECT pg_try_advisory_xact_lock(%s)", [_LOCK_KEY]
@@ -260,9 +233,9 @@ class _Runner:
             self._connection.execute("ROLLBACK")
             return None
         # No parameters, so the text may hold many statements, and % means itself.
-        self._connection.execute(_fill(migration.text, names).encode())
+        self._connection.execute(fill(migration.text, names).encode())
         row = self._connection.execute(
-            f"{_version_row(migration, self._schema)} RETURNING duration_ms".encode()
+            f"{version_row(migration, self._schema)} RETURNING duration_ms".encode()
         ).fetchone()
         self._connection.execute("COMMIT")
         return Applied(migration.version, migration.name, row[0] if row else 0.0)
@@ -278,7 +251,8 @@ class _Runner:
             raise SchemaMismatch(
                 f"The schema {self._schema!r} of {self._destination} has a table "
                 f"{min(columns)!r} that Tenantry did not make; it was left untouched. "
-                "Choose another schema with --schema."
+                "Choose another schema with --schema; into that one, --adopt takes over the rows "
+                "of an older table of events."
             )
         return {}
 
@@ -302,7 +276,7 @@ class _Runner:
         for migration in self._migrations:
             if ran.get(migration.version, migration.sha256) != migration.sha256:
                 raise SchemaMismatch(
-                    f"Migration {_title(migration)} was applied to {self._destination} with "
+                    f"Migration {migration.title} was applied to {self._destination} with "
                     f"another content than this package has ({ran[migration.version][:12]}…, not "
                     f"{migration.sha256[:12]}…). A released migration never changes: install the "
                     "version of Tenantry that applied it, or a later one."
@@ -344,49 +318,6 @@ class _Runner:
             "Migrate as a user with CREATEROLE who may create schemas in the database, or let an "
             f"administrator run what is not there yet of: {remedy.as_string(None)}"
         )
-
-
-def _migration_directory() -> Traversable:
-    packed = resources.files("tenantry") / "migrations"
-    if packed.is_dir():
-        return packed
-    return Path(__file__).parents[3] / "migrations"  # an editable installation copies nothing
-
-
-def _names(schema: str, tenant_type: str, roles: Roles) -> dict[str, str]:
-    check_identifier(schema, "a schema")
-    return {"schema": schema, "tenant_type": check_tenant_type(tenant_type), **asdict(roles)}
-
-
-def _fill(text: str, names: dict[str, str]) -> str:
-    def replace(match: re.Match[str]) -> str:
-        name = names[match[1]]
-        if match[1] == "tenant_type":
-            return name
-        composable = compose.Literal(name) if match[2] else compose.Identifier(name)
-        return composable.as_string(None)
-
-    return _PLACEHOLDER.sub(replace, text)
-
-
-def _version_row(migration: Migration, schema: str) -> str:
-    return (
-        compose.SQL(
-            "INSERT INTO {}.migrations (version, name, sha256, duration_ms) VALUES ({}, {}, {}, "
-            "extract(epoch FROM clock_timestamp() - now()) * 1000)"
-        )
-        .format(
-            compose.Identifier(schema),
-            compose.Literal(migration.version),
-            compose.Literal(migration.name),
-            compose.Literal(migration.sha256),
-        )
-        .as_string(None)
-    )
-
-
-def _title(migration: Migration) -> str:
-    return f"{migration.version:04}_{migration.name}"
 
 
 def _list_names(roles: Roles) -> str:

@@ -40,7 +40,7 @@ _NOT_UNIQUE: Final = "23505: another event has its values under a unique index o
 
 _DETAIL_LIMIT: Final = 1000
 
-_DOCUMENT: Final = "CAST(%s AS jsonb)"
+_DOCUMENT: Final = "pg_catalog.jsonb_to_recordset(CAST(%s AS jsonb))"
 
 _Key = tuple[Kind, str | None, str | None, str]
 """Kind, tenant, name and reason of a line of the ledger."""

@@ -7,6 +7,7 @@ lets the database's errors pass: to the caller they are errors of that transacti
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -28,12 +29,13 @@ def insert_sync(conn: Any, event_json: bytes, *, schema: str, tenant_type: str) 
     Raises:
         UnsupportedConnection: for anything else, asynchronous connections included.
     """
-    statement, document = _statement(schema, tenant_type), event_json.decode()
-    match _find_kind(conn):
+    statement, encoded = _statement(schema, tenant_type)
+    document = event_json.decode()
+    match _find_kind(conn.__class__):
         case "psycopg.Connection":
-            psycopg.Cursor(conn).execute(statement.encode(), [document])
+            psycopg.Cursor(conn).execute(encoded, [document])
         case "psycopg.Cursor":
-            psycopg.Cursor(conn.connection).execute(statement.encode(), [document])
+            psycopg.Cursor(conn.connection).execute(encoded, [document])
         case "sqlalchemy.Connection":
             conn.execute(_sqlalchemy_text(statement), {"document": document})
         case "sqlalchemy.Session" | "sqlalchemy.scoped_session":
@@ -56,12 +58,13 @@ async def insert_async(conn: Any, event_json: bytes, *, schema: str, tenant_type
     Raises:
         UnsupportedConnection: for anything else.
     """
-    statement, document = _statement(schema, tenant_type), event_json.decode()
-    match _find_kind(conn):
+    statement, encoded = _statement(schema, tenant_type)
+    document = event_json.decode()
+    match _find_kind(conn.__class__):
         case "psycopg.AsyncConnection":
-            await psycopg.AsyncCursor(conn).execute(statement.encode(), [document])
+            await psycopg.AsyncCursor(conn).execute(encoded, [document])
         case "psycopg.AsyncCursor":
-            await psycopg.AsyncCursor(conn.connection).execute(statement.encode(), [document])
+            await psycopg.AsyncCursor(conn.connection).execute(encoded, [document])
         case "sqlalchemy.AsyncConnection":
             await conn.execute(_sqlalchemy_text(statement), {"document": document})
         case "sqlalchemy.AsyncSession" | "sqlalchemy.async_scoped_session":
@@ -80,14 +83,17 @@ _ASYNC: Final = (
 )
 
 
-def _statement(schema: str, tenant_type: str) -> str:
-    return insert_events(schema, tenant_type, TEXT_DOCUMENT, version=None)
+@lru_cache
+def _statement(schema: str, tenant_type: str) -> tuple[str, bytes]:
+    statement = insert_events(schema, tenant_type, TEXT_DOCUMENT, version=None)
+    return statement, statement.encode()
 
 
-def _find_kind(conn: Any) -> str:
-    """Name the library and the class that ``conn`` is an instance of, proxies included."""
-    # conn.__class__ and not type(conn): an instrumented connection may be a transparent proxy.
-    for ancestor in conn.__class__.__mro__:
+# Of conn.__class__ and not of type(conn): an instrumented connection may be a transparent proxy.
+@lru_cache
+def _find_kind(cls: type) -> str:
+    """Name the library and the class that it is or inherits from."""
+    for ancestor in cls.__mro__:
         kind = f"{ancestor.__module__.partition('.')[0]}.{ancestor.__name__}"
         if kind in _KINDS:
             return kind

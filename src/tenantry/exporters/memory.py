@@ -63,6 +63,7 @@ class MemoryExporter:
 
     def insert(self, conn: object, event: bytes) -> None:  # noqa: ARG002  # there is no transaction
         """Keep an event that was meant for the caller's transaction."""
+        self._settle()  # what was emitted before comes before it
         self._records.append(Record.from_json(event))
 
     async def ainsert(self, conn: object, event: bytes) -> None:

@@ -41,6 +41,9 @@ def salvage(line: bytes, sqlstate: str, message: str) -> bytes:
         kept["event"] = whole
     if isinstance(event.get("data"), dict):
         kept["data"] = event["data"]
+    version = event.get("event_version", 1)  # a line leaves out what is the column's default
+    if type(version) is int and 0 < version < 2**15:
+        kept["event_version"] = version
     kept["reason"] = REASON
     kept["detail"] = _clean(f"{sqlstate}: {message}")
     return json.dumps(kept).encode()

@@ -42,9 +42,11 @@ _DEFAULTS: Final = {
 
 _ON_REPEAT: Final = " ON CONFLICT DO NOTHING"
 
-BINARY_DOCUMENT: Final = "%b"
+BINARY_DOCUMENT: Final = "pg_catalog.jsonb_to_recordset(%b)"
+"""A JSON array of events, in jsonb's binary format."""
+
 TEXT_DOCUMENT: Final = (
-    "pg_catalog.jsonb_build_array(CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.jsonb))"
+    "pg_catalog.jsonb_to_record(CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.jsonb))"
 )
 """One event as text. No colons, and a type that needs no guess: any driver understands it."""
 
@@ -58,14 +60,14 @@ def insert_events(
     version: int | None,
     may_repeat: bool = True,
 ) -> str:
-    """Make the statement that stores a JSON array of events, given as its one parameter.
+    """Make the statement that stores the events of a document, given as its one parameter.
 
     Against repeats it names no conflict target: with one, or with RETURNING, it would need SELECT.
 
     Args:
         schema: the schema's name, not quoted.
         tenant_type: the type that the schema was made with.
-        document: `BINARY_DOCUMENT` or `TEXT_DOCUMENT`.
+        document: `BINARY_DOCUMENT`, `TEXT_DOCUMENT`, or another call that gives records.
         version: leave out the columns of later migrations; None for all that are known.
         may_repeat: pass over rows that are stored already. Without it they are an error, and the
             rest takes a fifth less of the server's time.
@@ -108,7 +110,7 @@ def _insert(
     return (
         sql.SQL(
             "INSERT INTO {table} ({names}) SELECT {values}"
-            " FROM pg_catalog.jsonb_to_recordset({document}) AS line({definitions})"
+            " FROM {document} AS line({definitions})"
             " ON CONFLICT DO NOTHING"
         )
         .format(

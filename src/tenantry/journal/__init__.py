@@ -8,9 +8,25 @@ anonymous maps and there is no directory.
 
 from tenantry.journal.books import COUNTED, DROP_REASONS, Books, Slot, cursor, peek
 from tenantry.journal.dead import DeadJournal, adopt
-from tenantry.journal.files import journal_directories, local_process, remove_unfinished
+from tenantry.journal.files import (
+    ForeignFile,
+    journal_directories,
+    local_process,
+    problems_of,
+    refuse_foreign,
+    remove_unfinished,
+)
 from tenantry.journal.live import SEGMENT_BYTES, Journal
-from tenantry.journal.segments import Chunk, Identity, Segment, close_line, read_header, tally
+from tenantry.journal.segments import (
+    Chunk,
+    Identity,
+    Segment,
+    close_line,
+    emitted_at,
+    oldest_row,
+    read_header,
+    tally,
+)
 
 __all__ = [
     "COUNTED",
@@ -19,6 +35,7 @@ __all__ = [
     "Books",
     "Chunk",
     "DeadJournal",
+    "ForeignFile",
     "Identity",
     "Journal",
     "Segment",
@@ -26,10 +43,14 @@ __all__ = [
     "adopt",
     "close_line",
     "cursor",
+    "emitted_at",
     "journal_directories",
     "local_process",
+    "oldest_row",
     "peek",
+    "problems_of",
     "read_header",
+    "refuse_foreign",
     "remove_unfinished",
     "tally",
 ]

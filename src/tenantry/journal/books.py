@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.exporters import Position
-from tenantry.journal.files import PAGE, preallocate
+from tenantry.journal.files import PAGE, open_file, preallocate
 
 
 class Slot(IntEnum):
@@ -75,11 +75,13 @@ class Books:
 
     def write(self, slot: Slot, sequence: int = 0) -> None:
         """Write a counter into the map."""
+        view, counter = self._view, self.counts[slot]
         with self._lock:
-            while self._view[slot] != (current := self.current(slot)):
-                self._view[slot] = current
-            if sequence > self._view[Slot.EMITTED]:  # noqa: PLR1730  # no call: it may be re-entered
-                self._view[Slot.EMITTED] = sequence
+            # As `peek` reads it: on the caller's path, where each further call costs.
+            while view[slot] != (current := int(repr(counter)[6:-1])):
+                view[slot] = current
+            if sequence > view[Slot.EMITTED]:  # noqa: PLR1730  # no call: it may be re-entered
+                view[Slot.EMITTED] = sequence
 
     def current(self, slot: Slot) -> int:
         """Read a counter that ``add`` moves."""
@@ -121,8 +123,8 @@ def cursor(books: Books) -> Position:
 
 def map_books(directory: Path, *, create: bool) -> mmap.mmap:
     """Map the page of counters."""
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
-    fd = os.open(directory / "books", flags, 0o600)
+    flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+    fd = open_file(directory / "books", flags)
     try:
         if create:
             preallocate(fd, PAGE)

@@ -15,7 +15,12 @@ from uuid import UUID
 
 from tenantry.exporters import Position, Totals
 from tenantry.journal.books import DROP_REASONS, Books, Slot, map_books, settle
-from tenantry.journal.files import remove_directory, try_lock
+from tenantry.journal.files import (
+    open_file,
+    refuse_foreign,
+    remove_directory,
+    try_lock,
+)
 from tenantry.journal.segments import (
     Chunk,
     Identity,
@@ -27,7 +32,7 @@ from tenantry.journal.segments import (
     segment_name,
     segment_paths,
 )
-from tenantry.record import EVENTS, LINE_FORMAT, ROWS, Kind, Line, TimestampFormat, format_line
+from tenantry.record import EVENTS, LINE_FORMAT, ROWS, Kind, Line, format_line, make_now
 
 
 class DeadJournal:
@@ -126,8 +131,7 @@ class DeadJournal:
             ),
         )
         temporary = self.directory / f"spare-{number}"
-        with temporary.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        with os.fdopen(open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(header + content)
             file.flush()
             os.fdatasync(file.fileno())
@@ -181,7 +185,7 @@ def _emitted_at(event: dict[str, Any]) -> str | None:
     with suppress(ValueError):
         event_id = UUID(str(event.get("id")))
         if event_id.version == 7:  # noqa: PLR2004  # RFC 9562: it begins with 48 bits of milliseconds
-            return TimestampFormat()((event_id.int >> 80) * 1_000_000)
+            return make_now(lambda: (event_id.int >> 80) * 1_000_000)()
     created_at = str(event.get("created_at"))
     with suppress(ValueError):
         datetime.fromisoformat(created_at)
@@ -196,11 +200,13 @@ def adopt(
 
     ``destination`` is the fingerprint that must match; None takes any. Raises ``ValueError`` for a
     journal that is ours and cannot be read, and leaves it alone: its format is not known here, its
-    tenants are of another type, or its header is damaged.
+    tenants are of another type, or its header is damaged; ``ForeignFile`` for what another user
+    made, or could have.
     """
     locks: list[int] = []
     adopted = False
     try:
+        refuse_foreign(directory)
         if not _take(directory, locks):
             return None
         header = read_header(directory)

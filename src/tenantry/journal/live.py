@@ -23,6 +23,11 @@ from tenantry.journal.files import (
     ask_for_room,
     directory_bytes,
     is_room_asked_for,
+    is_turn_over_asked_for,
+    make_private,
+    make_root,
+    note_turn_over,
+    open_file,
     preallocate,
     remove_directory,
     try_lock,
@@ -81,12 +86,14 @@ class Journal:
         journal_id: str,
         segment_bytes: int = SEGMENT_BYTES,
         max_bytes: int = 256 * 1024 * 1024,
+        after_rotation: Callable[[Journal], object] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the directory, take both locks and map the first segment.
 
-        ``root`` is None for memory mode. Raises ``JournalUnavailable``, and leaves nothing behind,
-        where that cannot be done.
+        ``root`` is None for memory mode. ``after_rotation`` is called in whatever thread filled a
+        segment, with the rotation's lock held: it must neither log nor emit. Raises
+        ``JournalUnavailable``, and leaves nothing behind, where that cannot be done.
         """
         self.id = journal_id
         self.identity = identity
@@ -94,6 +101,7 @@ class Journal:
         self.segment_bytes = segment_bytes
         self.max_bytes = max_bytes
         self._now = now
+        self._after_rotation = after_rotation
         self._rotation = threading.RLock()
         self._generation = 0
         self._full_until = 0.0
@@ -144,53 +152,71 @@ class Journal:
             return self._append_rotating(line)
         return True
 
-    def append_row(self, line: bytes) -> bool:
+    def append_row(self, line: bytes, opens: str = "", closes: str = "") -> bool:
         """Append a line that is a row, and count it as accepted.
+
+        ``opens`` and ``closes`` name an operation that begins or ends with it. An open one is
+        kept: a rotation writes it again, as an ``OPEN`` line, into the new segment, so that no open
+        operation is forgotten.
 
         An exception that comes in between (of a signal handler, or for want of stack) leaves; it is
         marked with ``COUNTED`` when the row is kept and counted all the same.
         """
         counted = None
+        generation = self._generation
         try:
+            if opens and self.directory is not None:
+                self._open[opens] = line
             try:
                 self._write(line)
             except ValueError:
                 if not self._append_rotating(line):
+                    if opens:
+                        self._open.pop(opens, None)  # it is not there to be closed
+                    elif closes:
+                        self._close_unwritten(closes)
                     return False
             for counted in self._accepted:  # noqa: B007  # no signal between step and assignment
                 break
+            if closes:
+                opened = self._open.pop(closes, None)
+                if generation != self._generation or self._successor is not None:
+                    self._close_again(closes, opened)
         except BaseException as error:
             self._mark_counted(error, line, counted)
             raise
         return True
 
-    def open_operation(self, operation_id: str, line: bytes, *, row: bool) -> bool:
-        """Append a ``START`` line (a row) or an ``OPEN`` line.
-
-        It is kept until the operation is closed: a rotation writes it again, as an ``OPEN`` line,
-        into the new segment, so that no open operation is forgotten.
-        """
+    def open_operation(self, operation_id: str, line: bytes) -> bool:
+        """Append an ``OPEN`` line, which is no row."""
         if self.directory is not None:
             self._open[operation_id] = line
-        return self.append_row(line) if row else self.append(line)
+        return self.append(line)
 
-    def close_operation(self, operation_id: str, line: bytes, *, row: bool) -> bool:
-        """Append an ``END`` line (a row) or a ``CLOSE`` line and forget the operation."""
+    def close_operation(self, operation_id: str, line: bytes) -> bool:
+        """Append a ``CLOSE`` line, which is no row, and forget the operation."""
         generation = self._generation
-        if not (self.append_row(line) if row else self.append(line)):
+        if not self.append(line):
             self._close_unwritten(operation_id)
             return False
         try:
             opened = self._open.pop(operation_id, None)
-            if self._successor is not None:
-                self._successor.close_operation(operation_id, close_line(operation_id), row=False)
-            elif opened and generation != self._generation:
-                # A rotation may have written the operation into its checkpoint after our line.
-                self.append(close_line(operation_id))
+            if generation != self._generation or self._successor is not None:
+                self._close_again(operation_id, opened)
         except BaseException as error:
-            error.__dict__[COUNTED] = id(line)
+            error.__dict__[COUNTED] = id(line)  # what it closes has been counted
             raise
         return True
+
+    def _close_again(self, operation_id: str, opened: bytes | None) -> None:
+        """Close an operation that may be open elsewhere: in a successor, or in a checkpoint.
+
+        A rotation may have written the operation into its checkpoint after our line.
+        """
+        if self._successor is not None:
+            self._successor.close_operation(operation_id, close_line(operation_id))
+        elif opened:
+            self.append(close_line(operation_id))
 
     def _mark_counted(self, error: BaseException, line: bytes, counted: int | None) -> None:
         """Count a row that was written before ``error`` came, and note on it that it is counted."""
@@ -215,6 +241,8 @@ class Journal:
                 self._unwritten.append(line)
 
     def _append_rotating(self, line: bytes) -> bool:
+        if time.monotonic() < self._full_until:
+            return False
         with self._rotation:
             while True:
                 full = self._active
@@ -240,6 +268,8 @@ class Journal:
                 seal(full)  # so that it can be settled, and make room for another
             self._full_until = time.monotonic() + _FULL_PAUSE
             return self._active is not full
+        with suppress(OSError, ValueError):
+            self._after_rotation(self)
         return True
 
     def _replace(self, full: Segment, fresh: Segment) -> None:
@@ -309,6 +339,19 @@ class Journal:
             except OSError:
                 return  # the rotation that needs it finds out, and says so
 
+    def turn_over(self) -> None:
+        """Go on in a fresh segment where somebody asked for it, so that this one can go.
+
+        The shipper calls this. Where there is no room, it is tried again: no event is dropped.
+        """
+        if self.directory is None or self.is_sealed or not is_turn_over_asked_for(self.directory):
+            return
+        with suppress(OSError):
+            fresh = self._new_segment(min(self.segment_bytes, FIRST_SEGMENT_BYTES))
+            with self._rotation:
+                self._replace(self._active, fresh)
+            note_turn_over(self.directory)
+
     def _new_segment(self, size: int = 0) -> Segment:
         size = size or self.segment_bytes
         self._make_room(size)
@@ -330,7 +373,7 @@ class Journal:
             private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             return Segment(number, private, None)
         path = self.directory / f"spare-{threading.get_ident()}-{time.monotonic_ns()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             preallocate(fd, size)
             return Segment(number, mmap.mmap(fd, size, flags=_MAP_FLAGS), path, fd)
@@ -375,6 +418,17 @@ class Journal:
             return True
         self.prepare()  # the disk may be full, whatever the limit says
         return bool(self._spares)
+
+    def free_bytes(self) -> int:
+        """Count the bytes that lines can still take; settled segments make room, and do not count.
+
+        Of all processes of the root together, but for what others have left of their last segments.
+        """
+        active = self._active
+        mapped = [*self._spares, *([] if active.is_sealed() else [active])]
+        unmapped = max(0, self.max_bytes - self.used_bytes()[1]) // self.segment_bytes
+        left = sum(len(segment.map) - segment.used() for segment in mapped)
+        return left + unmapped * self.segment_bytes
 
     def used_bytes(self) -> tuple[int, int]:
         """Count the bytes of settled segments and of all else, of all journals of the root.
@@ -432,17 +486,32 @@ class Journal:
 
         The younger ones are let go: 256 MiB of them would hold 256 descriptors.
         """
-        if self.root is not None and is_room_asked_for(self.root):
+        settled = [
+            (segment, segment.settled_at)
+            for segment in self._all_segments()
+            if segment.settled_at is not None and segment is not self._active
+        ]
+        if settled and self.root is not None and is_room_asked_for(self.root):
             older_than = 0.0
         limit = self._now() - older_than
-        for segment in self._all_segments():
-            if segment.settled_at is None or segment is self._active:
-                continue
-            if segment.settled_at <= limit:
+        for segment, settled_at in settled:
+            if settled_at <= limit:
                 self._forget(segment)
             elif not segment.map.closed:
                 with self._rotation:
                     segment.let_go()
+
+    def let_go_unread(self, position: Position) -> None:
+        """Unmap the segments that wait behind the one at ``position`` and the next.
+
+        A backlog then costs no memory, and half as many descriptors. Who reads maps it again.
+        """
+        for segment in self._all_segments():
+            waits = segment.number > position.segment + 1 and segment.is_sealed()
+            if waits and segment.path is not None and not segment.map.closed:
+                with self._rotation:
+                    if segment is not self._active:
+                        segment.map.close()
 
     def _forget(self, segment: Segment) -> None:
         with self._rotation:
@@ -493,7 +562,7 @@ class Journal:
             seal(last)
             self.segments[last.number] = last
             for operation_id, line in moving.items():
-                successor.open_operation(operation_id, open_line(line), row=False)
+                successor.open_operation(operation_id, open_line(line))
             return True
 
     def close(self, *, remove: bool) -> None:
@@ -522,10 +591,11 @@ class Journal:
     def _claim_directory(self) -> mmap.mmap:
         if self.root is None or self.directory is None:
             return mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root = make_root(self.root)
+        self.directory = self.root / self.id
         # Nobody else can lock it before we do: it gets its name when both locks are held.
         unnamed = self.root / f".{self.id}"
-        unnamed.mkdir(mode=0o700)
+        make_private(unnamed)
         for name in ("owner.lock", "shipper.lock"):
             fd = try_lock(unnamed / name, create=True)
             if fd is None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from tenantry.exporters import Position
+from tenantry.journal.files import open_file
 from tenantry.record import (
     ROWS,
     Kind,
     Line,
+    check_lines,
     count_events,
     format_line,
     parse_line,
     renumber,
+    take_apart,
 )
 
 SEGMENT_SUFFIX: Final = ".segment"
@@ -85,7 +88,7 @@ class Segment:
     def take_up(self) -> None:
         """Map again, to read, what was let go."""
         if self.map.closed and self.path is not None:
-            with self.path.open("rb") as file:
+            with _opened(self.path) as file:
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def close_file(self) -> None:
@@ -108,7 +111,8 @@ class Chunk:
     start: Position
     end: Position
     segment: int
-    lines: list[Line]
+    bodies: list[bytes]
+    """What is behind the checksum of each line: `take_apart` knows how to read it."""
     corrupt: list[int]
     """Offsets of complete lines whose checksum fails."""
     ends_segment: bool
@@ -118,6 +122,10 @@ def segment_paths(directory: Path) -> list[Path]:
     """List the files of a journal's segments, in order."""
     suffixes = {SEGMENT_SUFFIX, SETTLED_SUFFIX}
     return sorted(path for path in directory.iterdir() if path.suffix in suffixes)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return os.fdopen(open_file(path, os.O_RDONLY), "rb")
 
 
 def segment_name(number: int) -> str:
@@ -163,11 +171,11 @@ def read_chunk(segments: dict[int, Segment], position: Position, max_bytes: int)
         data = segment.map[offset : used if newline < 0 else newline + 1]
     if not data and not sealed:
         return None
-    lines, corrupt = split_lines(data, offset)
+    bodies, corrupt = _split(data, offset)
     segment.corrupt.update(corrupt)
     ends_segment = sealed and offset + len(data) >= used
     end = Position(number + 1, 0) if ends_segment else Position(number, offset + len(data))
-    return Chunk(position, end, number, lines, corrupt, ends_segment)
+    return Chunk(position, end, number, bodies, corrupt, ends_segment)
 
 
 def split_lines(data: bytes, offset: int = 0) -> tuple[list[Line], list[int]]:
@@ -176,21 +184,55 @@ def split_lines(data: bytes, offset: int = 0) -> tuple[list[Line], list[int]]:
     A torn line (its process died within the copy) holds zero bytes or has no line feed. It was
     never accepted, and is passed over.
     """
-    lines: list[Line] = []
+    bodies, corrupt = _split(data, offset)
+    return [line for line in map(take_apart, bodies) if line is not None], corrupt
+
+
+def _split(data: bytes, offset: int) -> tuple[list[bytes], list[int]]:
+    bodies: list[bytes] = []
     corrupt: list[int] = []
-    for raw in data.split(b"\n")[:-1]:
-        line = parse_line(raw)
-        if line is not None:
-            lines.append(line)
-        elif b"\0" not in raw:
+    lines = data.split(b"\n")[:-1]
+    for line, body in zip(lines, check_lines(lines), strict=True):
+        if body is not None:
+            bodies.append(body)
+        elif b"\0" not in line:
             corrupt.append(offset)
-        offset += len(raw) + 1
-    return lines, corrupt
+        offset += len(line) + 1
+    return bodies, corrupt
 
 
 def lines_of(segment: Segment) -> Iterator[Line]:
     """Iterate over the valid lines of a sealed segment."""
     return iter(split_lines(segment.map[: segment.used()])[0])
+
+
+def oldest_row(segments: Iterable[Segment], position: Position) -> Line | None:
+    """Find the oldest row behind ``position``, as far as one look into each segment shows it.
+
+    From any thread. A row with an idempotency key is taken only where there is no other: its id
+    tells when it occurred, and not when it was emitted.
+    """
+    repeatable: Line | None = None
+    for segment in sorted(segments, key=lambda each: each.number):
+        if segment.number < position.segment or segment.settled_at is not None:
+            continue
+        offset = position.offset if segment.number == position.segment else 0
+        with suppress(ValueError):  # the shipper has just let go of it
+            for line in split_lines(segment.map[offset : min(segment.used(), offset + _LOOK)])[0]:
+                if line.kind in ROWS and line.kind != Kind.REPEATABLE:
+                    return line
+                if line.kind == Kind.REPEATABLE:
+                    repeatable = repeatable or line
+    return repeatable
+
+
+_LOOK: Final = 64 * 1024
+"""Bytes: a segment may begin with a checkpoint of open operations."""
+
+
+def emitted_at(row: Line) -> float:
+    """Say when a row was emitted, in seconds since the epoch: its id is a UUIDv7."""
+    return int(json.loads(row.json)["id"].replace("-", "")[:12], 16) / 1000
 
 
 def corrupt_lines_of(segment: Segment) -> Iterator[int]:
@@ -223,7 +265,7 @@ def map_segments(directory: Path) -> list[Segment]:
     """Map the segments of a dead journal, in order, each sealed behind its last byte."""
     segments: list[Segment] = []
     for path in segment_paths(directory):
-        with path.open("rb") as file:
+        with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 continue
@@ -236,7 +278,7 @@ def map_segments(directory: Path) -> list[Segment]:
 def read_header(directory: Path) -> dict[str, Any] | None:
     """Read the header of the oldest segment; None when there is no readable one."""
     for path in segment_paths(directory):
-        with path.open("rb") as file:
+        with _opened(path) as file:
             line = parse_line(file.readline().rstrip(b"\n"))
         if line is not None and line.kind == Kind.HEADER:
             header: dict[str, Any] = json.loads(line.json)

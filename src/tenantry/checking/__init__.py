@@ -1,0 +1,1 @@
+"""Checks an application against its taxonomy, without running it: what ``tenantry check`` does."""
