@@ -142,6 +142,32 @@ def test_checkpoint_larger_than_a_segment_gets_a_larger_one(tmp_path: Path):
     assert set(adopted(die(journal)).open) == set(names)
 
 
+@pytest.mark.parametrize("rotates", [False, True], ids=["", "though a rotation came between"])
+def test_start_that_finds_no_room_is_not_open(
+    tmp_path: Path, rotates: bool, monkeypatch: pytest.MonkeyPatch
+):
+    journal = make_journal(tmp_path, segment_bytes=SMALL)
+
+    def refuse(_line: bytes) -> bool:
+        if rotates:  # another thread's
+            with journal._rotation:
+                assert journal._rotate(journal._active)
+        return False
+
+    def is_full(_line: bytes) -> int:
+        raise ValueError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write", is_full)
+        patch.setattr(journal, "_append_rotating", refuse)
+        assert not start(journal, "A")
+        write = journal._active.map.write
+    journal._write = write
+    start(journal, "B")
+    assert journal.has_open_operations()
+    assert set(adopted(die(journal)).open) == {"B"}
+
+
 @pytest.mark.parametrize("run", range(5))
 def test_operation_closed_during_a_rotation_never_looks_open(tmp_path: Path, run: int):
     journal = make_journal(tmp_path, segment_bytes=SMALL)

@@ -25,7 +25,7 @@ ALLOWED = {
     },
     # Files of the package, with names that are quoted: `test_injection.py` tries them.
     "src/tenantry/database/migrate.py": {
-        """f"BEGIN; {SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()""",
+        "f'BEGIN; {LIMITED}'.encode()",
         "fill(migration.text, names).encode()",
         "f'{version_row(migration, self._schema)} RETURNING duration_ms'.encode()",
     },

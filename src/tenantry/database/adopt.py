@@ -8,40 +8,33 @@ read.
 
 from __future__ import annotations
 
-import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
-from tenantry.context import canonical_tenant
 from tenantry.database.connect import DeadlineConnection
 from tenantry.database.host_tables import find_oid, parse_table
 from tenantry.database.installed import Installed, TenantType, check_tenant_type
 from tenantry.database.ledger import Entry, write_entries
+from tenantry.database.older_rows import Judge, NewEvent, OldRow, month_of
 from tenantry.database.older_table import check_older_table
 from tenantry.database.partitions import MONTHS_BACK, add_months, make_month
-from tenantry.database.scripts import SEARCH_PATH
-from tenantry.database.short_locks import ShortLocks, StillLocked
+from tenantry.database.scripts import LIMITED, SEARCH_PATH
+from tenantry.database.short_locks import ShortLocks, StillLocked, let_others_pass
 from tenantry.exceptions import (
     DatabaseUnreachable,
-    InvalidTenant,
-    TaxonomyError,
 )
 from tenantry.exporters.host_rules import HostRules
 from tenantry.exporters.salvage import REASON as REFUSED
 from tenantry.exporters.statements import insert_events, insert_rejects
 from tenantry.exporters.transaction import primary_message
-from tenantry.record import derived_id
-from tenantry.taxonomy import check_name
 
 BATCH_ROWS: Final = 2000
 """Rows of one transaction: some 60 ms, and what an interruption may cost."""
@@ -52,14 +45,8 @@ STATEMENT_ROWS: Final = 250
 BATCH_TIMEOUT: Final = 600.0
 """Seconds for one batch, most of which finds the rows that were not taken yet."""
 
-_LOCK_TIMEOUT: Final = "3s"
-_LIMITED: Final = f"{SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"
 _SHORT_LOCK: Final = 0.5
 """Seconds that writers may have to wait for the making of a month."""
-_POLL: Final = 0.1
-"""Mean seconds between two attempts at a lock."""
-
-_EPOCH: Final = "1970-01-01T00:00:00.000000+00:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +76,6 @@ class Adoption:
     def is_complete(self) -> bool:
         """Whether nothing is left, and nobody is about to add something."""
         return not self.waiting and not self.writers
-
-
-class _Row(NamedTuple):
-    """A row of the older table."""
-
-    id: int
-    tenant: str | None
-    name: str | None
-    created_at: str | None
-    """ISO 8601; None where it is null, infinite, or of no year from 1 to 9998."""
-    has_no_time: bool
-    data: str
-    """JSON of an object."""
-
-
-class _Event(NamedTuple):
-    """A row that can become an event."""
-
-    row: _Row
-    tenant: str
-    json: str
 
 
 class Adopter:
@@ -148,7 +114,7 @@ class Adopter:
         ).encode()
         digest = blake2b(f"{schema}\0{self._source}".encode(), digest_size=8).digest()
         self._lock_key = int.from_bytes(digest, "big", signed=True)
-        self._read_tenant = lru_cache(maxsize=100_000)(self._canonical)
+        self._judge = Judge(self._source, self._tenant_type)
 
     @property
     def _events(self) -> sql.Identifier:
@@ -216,34 +182,34 @@ class Adopter:
                         "What was taken stays. Look in pg_stat_activity for another adoption or a "
                         "long transaction, then run it again."
                     ) from error
-                time.sleep(random.uniform(0.5, 1.5) * _POLL)  # noqa: S311  # jitter, no secret
+                let_others_pass()
                 continue
             return len(rows), rows[-1].id if rows else None
 
-    def _take_in_transaction(self, after: int | None) -> list[_Row]:
+    def _take_in_transaction(self, after: int | None) -> list[OldRow]:
         connection = self._connection
-        connection.execute(_LIMITED)
+        connection.execute(LIMITED)
         # Else a constraint of the host's might speak up at the commit, for all rows.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         row = connection.execute(_LOCK, [self._lock_key]).fetchone()
         if row is None or not row[0]:
             raise _AnotherRuns
         rows = [
-            _Row(*values)
+            OldRow(*values)
             for values in connection.execute(
                 self._compose(_FETCH),
                 {"source": str(self._source), "after": after, "limit": BATCH_ROWS},
             ).fetchall()
         ]
-        events: list[_Event] = []
+        events: list[NewEvent] = []
         rejects: dict[int, str] = {}
         for each in rows:
-            judged = self._judge(each)
-            if isinstance(judged, _Event):
+            judged = self._judge.judge(each)
+            if isinstance(judged, NewEvent):
                 events.append(judged)
             else:
                 rejects[each.id] = judged
-        missing = {_month_of(event.row) for event in events} - self._months
+        missing = {month_of(event.row) for event in events} - self._months
         if missing:
             raise _MonthsMissing(missing)
         self._rules.read()
@@ -280,7 +246,7 @@ class Adopter:
                     make_month(locks, self._schema, month)
             self._months.add(month)
 
-    def _store(self, events: Sequence[_Event], rejects: dict[int, str]) -> None:
+    def _store(self, events: Sequence[NewEvent], rejects: dict[int, str]) -> None:
         """Insert events by halves, down to the rows that the database refuses."""
         document = f"[{','.join(event.json for event in events)}]"
         try:
@@ -296,7 +262,7 @@ class Adopter:
             elif not self._is_stored(document):
                 detail = f"{error.sqlstate}: {primary_message(error)}"
                 row, tenant, event_json = events[0]
-                rejects[row.id] = self._reject_json(
+                rejects[row.id] = self._judge.reject(
                     row, REFUSED, detail, tenant=tenant, event=event_json
                 )
 
@@ -304,65 +270,6 @@ class Adopter:
         """Say whether an event is there already, as when ``adoptions`` was emptied by hand."""
         found = self._connection.execute(self._compose(_FIND_STORED), {"document": document})
         return found.fetchone() is not None
-
-    # What becomes of one row.
-
-    def _judge(self, row: _Row) -> _Event | str:
-        """Make the event of a row, or the JSON of the reject."""
-        if row.tenant is None:
-            return self._reject_json(row, "tenant_not_set", "tenant_id is null")
-        tenant = self._read_tenant(row.tenant)
-        if tenant is None:
-            detail = f"{row.tenant[:80]!r} is reserved, or no tenant id of type {self._tenant_type}"
-            return self._reject_json(row, "invalid_tenant", detail)
-        if row.has_no_time:
-            return self._reject_json(
-                row, "occurred_at_missing", "created_at is null", tenant=tenant
-            )
-        if row.created_at is None:
-            detail = "created_at is infinite, or of no year from 1 to 9998"
-            return self._reject_json(row, "occurred_at_invalid", detail, tenant=tenant)
-        event_json = (
-            f'{{"id":"{self._id_of(row)}","tenant_id":{json.dumps(tenant)},'
-            f'"name":{json.dumps(row.name)},"created_at":"{row.created_at}","data":{row.data}}}'
-        )
-        try:
-            check_name(row.name, "the name")
-        except TaxonomyError:
-            detail = "name is null" if row.name is None else f"{row.name[:100]!r} names no event"
-            # Only the name is against it: `rejected retry` stores it under that name after all.
-            whole = None if row.name is None else event_json
-            return self._reject_json(row, "invalid", detail, tenant=tenant, event=whole)
-        return _Event(row, tenant, event_json)
-
-    def _reject_json(
-        self,
-        row: _Row,
-        reason: str,
-        detail: str,
-        *,
-        tenant: str | None = None,
-        event: str | None = None,
-    ) -> str:
-        kept: dict[str, Any] = {
-            "id": self._id_of(row),
-            "tenant_id": tenant,
-            "name": row.name,
-            "created_at": row.created_at or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "reason": reason,
-            "detail": f"{self._source} {row.id}: {detail}",
-        }
-        whole = "" if event is None else f',"event":{event}'
-        return f'{json.dumps(kept)[:-1]},"data":{row.data}{whole}}}'
-
-    def _id_of(self, row: _Row) -> str:
-        return derived_id(row.created_at or _EPOCH, str(self._source), str(row.id))
-
-    def _canonical(self, tenant: str) -> str | None:
-        try:
-            return str(canonical_tenant(tenant, self._tenant_type))
-        except InvalidTenant:
-            return None
 
     def _compose(self, query: LiteralString) -> sql.Composed:
         return sql.SQL(query).format(
@@ -373,11 +280,6 @@ class Adopter:
             old_oid=find_oid(self._source.schema, self._source.name),
             is_taken=sql.SQL(_IS_TAKEN).format(adoptions=sql.Identifier(self._schema, "adoptions")),
         )
-
-
-def _month_of(row: _Row) -> datetime:
-    """Give the first moment of a row's month in UTC, the form in which its time was read."""
-    return add_months(datetime.fromisoformat(f"{row.created_at}"), 0)
 
 
 class _MonthsMissing(Exception):

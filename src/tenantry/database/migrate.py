@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from tenantry.database.installed import (
     read_installed,
 )
 from tenantry.database.scripts import (
-    SEARCH_PATH,
+    LIMITED,
     Migration,
     fill,
     fill_in,
@@ -34,6 +33,7 @@ from tenantry.database.scripts import (
     sql,
     version_row,
 )
+from tenantry.database.short_locks import POLL, let_others_pass
 from tenantry.exceptions import (
     DatabaseError,
     DatabaseUnreachable,
@@ -56,12 +56,6 @@ _TABLES: Final = (
 
 _LOCK_KEY: Final = 0x74656E616E747279
 """The bytes of "tenantry", as the key of the advisory lock that one migration at a time holds."""
-
-_LOCK_TIMEOUT: Final = "3s"
-"""A migration that waits longer for a table blocks everybody behind it: give up, try again."""
-
-_POLL: Final = 0.1
-"""Mean seconds between two attempts at a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,22 +196,19 @@ class _Runner:
                     f"Migrating {self._destination} failed with {error.sqlstate}: "
                     f"{error.diag.message_primary}. The migration that ran was rolled back."
                 ) from error
-            if time.monotonic() + 2 * _POLL >= self._connection.deadline:
+            if time.monotonic() + 2 * POLL >= self._connection.deadline:
                 raise DatabaseUnreachable(
                     f"Migrating {self._destination} had to wait for a lock until its time was up. "
                     "Look in pg_stat_activity for another migration or a long transaction, then "
                     "run it again."
                 )
             self._connection.execute("ROLLBACK")
-            # Polled: a session that waits for the lock holds back CREATE INDEX CONCURRENTLY.
-            time.sleep(random.uniform(0.5, 1.5) * _POLL)  # noqa: S311  # jitter, no secret
+            let_others_pass()
 
     def _begin(self) -> bool:
         # A waiter in pg_advisory_lock would deadlock with CREATE INDEX CONCURRENTLY, and a
         # session's lock would be shared by the clients of a pooler.
-        self._connection.execute(
-            f"BEGIN; {SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
-        )
+        self._connection.execute(f"BEGIN; {LIMITED}".encode())
         row = self._connection.execute(
             "SELECT pg_try_advisory_xact_lock(%s)", [_LOCK_KEY]
         ).fetchone()

@@ -26,6 +26,9 @@ _PLACEHOLDER: Final = re.compile(
 SEARCH_PATH: Final = "SET LOCAL search_path = pg_catalog, pg_temp"
 """Who may create functions in a schema that the owner searches must not have them called here."""
 
+LIMITED: Final = f"{SEARCH_PATH}; SET LOCAL lock_timeout = '3s'"
+"""How a transaction begins that takes locks: to wait longer for one blocks everybody behind."""
+
 # Another tool goes on in the same transaction, and finds its own tables by its search_path.
 _KEEP_PATH: Final = (
     "SELECT pg_catalog.set_config('tenantry.search_path',"

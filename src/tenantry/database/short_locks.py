@@ -25,6 +25,9 @@ LOCK_KEY: Final = 0x7061727469746E73
 WORK_TIMEOUT: Final = 6 * 3600.0
 """Seconds that work may take for which nobody waits: moving and counting rows."""
 
+POLL: Final = 0.1
+"""Seconds between two looks at a lock, about."""
+
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
@@ -119,6 +122,14 @@ class ShortLocks:
         ).fetchone()
         if row is None or not row[0]:
             raise _InOtherHands
+
+
+def let_others_pass() -> None:
+    """Pause between two looks at a lock that another has; with jitter, so that no two keep in step.
+
+    Looked at and not waited for: who waits in the server holds a snapshot, and others behind it.
+    """
+    time.sleep(random.uniform(0.5, 1.5) * POLL)  # noqa: S311  # jitter, no secret
 
 
 def _milliseconds(seconds: float) -> str:

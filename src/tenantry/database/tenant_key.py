@@ -10,7 +10,6 @@ of the partitions hides all rows, and finds nothing wrong.
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Any, Final, Literal, LiteralString, NamedTuple, get_args
 
@@ -21,7 +20,8 @@ from tenantry.context import PLATFORM, canonical_tenant
 from tenantry.database.connect import DeadlineConnection, DeadlineReached
 from tenantry.database.host_tables import HostTable, find_oid, read_column_types
 from tenantry.database.installed import Installed, check_tenant_type
-from tenantry.database.scripts import SEARCH_PATH
+from tenantry.database.scripts import LIMITED, SEARCH_PATH
+from tenantry.database.short_locks import POLL, let_others_pass
 from tenantry.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -33,11 +33,6 @@ OnDelete = Literal["no-action", "restrict", "cascade"]
 
 CONSTRAINT: Final = "events_tenant_fkey"
 """Its name; a foreign key of another name is the host's own."""
-
-_LOCK_TIMEOUT: Final = "3s"
-_LIMITED: Final = f"{SEARCH_PATH}; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"
-_POLL: Final = 0.1
-"""Mean seconds between two attempts at a lock."""
 
 _SHOWN: Final = 5
 """Tenants without a row that an error names."""
@@ -111,9 +106,9 @@ def add_tenant_key(
             _Work(connection, schema, tenants, on_delete, deadline).make()
         except _CROSSED as error:
             # Another migration is doing the same: see what it left.
-            if time.monotonic() + 2 * _POLL >= deadline:
+            if time.monotonic() + 2 * POLL >= deadline:
                 raise _time_is_up() from error
-            _pause()
+            let_others_pass()
         except (psycopg.errors.DatatypeMismatch, psycopg.errors.InvalidForeignKey) as error:
             raise SchemaMismatch(
                 f"{schema}.events cannot refer to {tenants}({tenants.column}): "
@@ -236,20 +231,16 @@ def _run(connection: DeadlineConnection, statement: sql.Composed, deadline: floa
         connection.deadline = deadline
         try:
             with connection.transaction():
-                connection.execute(_LIMITED)
+                connection.execute(LIMITED)
                 connection.execute(statement)
         except DeadlineReached as error:
             raise _time_is_up() from error
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            if time.monotonic() + 2 * _POLL >= deadline:
+            if time.monotonic() + 2 * POLL >= deadline:
                 raise _time_is_up() from error
-            _pause()
+            let_others_pass()
         else:
             return
-
-
-def _pause() -> None:
-    time.sleep(random.uniform(0.5, 1.5) * _POLL)  # noqa: S311  # jitter, no secret
 
 
 def _time_is_up() -> DatabaseUnreachable:

@@ -171,10 +171,7 @@ class Journal:
                 self._write(line)
             except ValueError:
                 if not self._append_rotating(line):
-                    if opens:
-                        self._open.pop(opens, None)  # it is not there to be closed
-                    elif closes:
-                        self._close_unwritten(closes)
+                    self._forget_refused(opens, closes, generation)
                     return False
             for counted in self._accepted:  # noqa: B007  # no signal between step and assignment
                 break
@@ -232,6 +229,15 @@ class Journal:
                 if segment.map.find(line, 0) >= 0:
                     return True
         return False
+
+    def _forget_refused(self, opens: str, closes: str, generation: int) -> None:
+        """Forget the operation of a row that found no room."""
+        if closes:
+            self._close_unwritten(closes)
+        elif opens:  # it is not there to be closed, unless a rotation wrote it meanwhile
+            opened = self._open.pop(opens, None)
+            if generation != self._generation:
+                self._close_again(opens, opened)
 
     def _close_unwritten(self, operation_id: str) -> None:
         """Note the end of an operation whose line is dropped: it is not to look abandoned."""
