@@ -27,11 +27,11 @@ from benchmarks.results import Goal, Measurement, Section, at_least, at_most
 from benchmarks.servers import Server
 from benchmarks.workload import TAXONOMY, TENANTS, URL, ingest
 from tenantry import Pipeline, tenant
+from tenantry.batches import BATCH_BYTES, make_batch
 from tenantry.exporters import BEGINNING, Batch, Outcome, Retry
 from tenantry.exporters.postgres import PostgresExporter
 from tenantry.journal import adopt, journal_directories
 from tenantry.record import EVENT_COLUMNS
-from tenantry.shipper import BATCH_BYTES, make_batch
 
 COLUMNS = ", ".join(column.name for column in EVENT_COLUMNS)
 COPIED = "benchmark_copied"

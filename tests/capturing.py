@@ -10,7 +10,8 @@ from typing import Any
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.pipeline import Pipeline
 from tenantry.record import Record, Reject
-from tenantry.taxonomy import Event, Taxonomy
+from tenantry.registry import Taxonomy
+from tenantry.taxonomy import Event
 
 
 class CapturingPipeline(Pipeline):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tenantry.taxonomy import load_taxonomy
+from tenantry.registry import load_taxonomy
 
 EXPECTED = {
     "conversation_started": "sessionId conversationId",

@@ -27,8 +27,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tenantry.exceptions import InvalidEvent, TaxonomyError, UnknownEvent
+from tenantry.registry import Taxonomy, load_taxonomy
 from tenantry.schemas import compile_dict
-from tenantry.taxonomy import Event, EventType, Taxonomy, load_taxonomy
+from tenantry.taxonomy import Event, EventType
 
 LIMIT = 2048
 

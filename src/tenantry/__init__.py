@@ -15,10 +15,11 @@ from tenantry.instrument import emits
 from tenantry.pipeline import Pipeline
 from tenantry.propagation import extract, inject
 from tenantry.redaction import Sensitive
+from tenantry.registry import Taxonomy
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Budget, Sampling
 from tenantry.scopes import bind_tenant, reset, tenant
-from tenantry.taxonomy import Event, Taxonomy
+from tenantry.taxonomy import Event
 from tenantry.threads import instrument_threads, uninstrument_threads
 
 __all__ = [

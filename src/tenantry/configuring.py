@@ -15,9 +15,10 @@ from tenantry.exporters import Exporter
 from tenantry.options import check_sampling, read_budgets
 from tenantry.pipeline import Pipeline, configure_with, current_pipeline
 from tenantry.redaction import Redact
+from tenantry.registry import Taxonomy
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Budget, Sampling
-from tenantry.taxonomy import Event, Taxonomy
+from tenantry.taxonomy import Event
 
 
 class _Unset(Enum):

@@ -50,10 +50,11 @@ from tenantry.options import (
 )
 from tenantry.record import Clock, make_now
 from tenantry.redaction import Redact, Redaction
+from tenantry.registry import Taxonomy, load_taxonomy
 from tenantry.report import Drop, FlushReport, Stats
 from tenantry.sampling import Budget, Sampling
 from tenantry.shipper import Shipper
-from tenantry.taxonomy import Event, Taxonomy, load_taxonomy
+from tenantry.taxonomy import Event
 
 logger = logging.getLogger("tenantry")
 

@@ -22,8 +22,9 @@ from tenantry.exceptions import InvalidTenant
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.pipeline import Pipeline, stand_in
 from tenantry.record import Clock, Record, Reject
+from tenantry.registry import Taxonomy
 from tenantry.report import FlushReport
-from tenantry.taxonomy import Event, Taxonomy
+from tenantry.taxonomy import Event
 
 _SECOND: Final = 1_000_000_000
 

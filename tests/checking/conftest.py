@@ -11,7 +11,7 @@ import pytest
 from tenantry.checking.check import check
 from tenantry.checking.findings import Report
 from tenantry.checking.importing import import_application, search_path
-from tenantry.taxonomy import Taxonomy
+from tenantry.registry import Taxonomy
 
 APPS = Path(__file__).parent / "apps"
 

@@ -17,7 +17,7 @@ from tenantry.checking.findings import Report
 from tenantry.checking.importing import import_application, is_own_file, search_path
 from tenantry.decorated import decorations
 from tenantry.exceptions import ConfigurationError
-from tenantry.taxonomy import load_taxonomy
+from tenantry.registry import load_taxonomy
 
 SAAS = "tenantry.taxonomies.saas"
 

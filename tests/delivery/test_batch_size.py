@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantry import shipper
+from tenantry import batches, shipper
 from tenantry.exporters import Batch, Outcome, Retry
 from tenantry.exporters.postgres import PostgresExporter
 from tests.delivery.deliveries import assert_books_balance, wait_until
@@ -60,12 +60,12 @@ def test_batches_grow_again(tmp_path: Path):
     fill(pipeline, destination, 400)
     assert pipeline.flush(30)
     own = pipeline._shipper._own
-    assert own.batch_bytes < shipper.BATCH_BYTES
+    assert own.batch_bytes < batches.BATCH_BYTES
     destination.most = 10_000
     for _ in range(60):
         tick(pipeline)
         assert pipeline.flush(30)
-    assert own.batch_bytes == shipper.BATCH_BYTES
+    assert own.batch_bytes == batches.BATCH_BYTES
     pipeline.shutdown()
 
 
@@ -74,7 +74,7 @@ def test_trouble_that_is_not_of_the_size_leaves_the_size(tmp_path: Path):
     pipeline = make_pipeline(destination, tmp_path)
     fill(pipeline, destination, 10)
     assert pipeline.flush(30)
-    assert pipeline._shipper._own.batch_bytes == shipper.BATCH_BYTES
+    assert pipeline._shipper._own.batch_bytes == batches.BATCH_BYTES
     pipeline.shutdown()
 
 

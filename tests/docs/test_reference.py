@@ -21,9 +21,10 @@ from tenantry import configuring, exceptions, pipeline
 from tenantry.checking.findings import Code
 from tenantry.cli.app import Exit, app
 from tenantry.journal import DROP_REASONS
+from tenantry.registry import load_taxonomy
 from tenantry.settings import Settings
 from tenantry.taxonomies import saas
-from tenantry.taxonomy import RESERVED, EventType, load_taxonomy
+from tenantry.taxonomy import RESERVED, EventType
 from tenantry.tracking.difference import BREAKING, VERSIONABLE, ChangeKind
 from tests.docs.pages import DOCS
 from tests.fix_postgres import Database

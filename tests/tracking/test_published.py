@@ -9,7 +9,7 @@ import pytest
 
 from tenantry import Event, Taxonomy
 from tenantry.exceptions import ConfigurationError, TaxonomyError
-from tenantry.taxonomy import load_taxonomy
+from tenantry.registry import load_taxonomy
 from tenantry.tracking.markdown import tracking_plan
 from tenantry.tracking.snapshot import (
     Snapshot,

@@ -12,16 +12,8 @@ from tenantry.checking.results import Certainty
 from tenantry.checking.sites import FactSite, Source, read_source
 from tenantry.checking.uses import BLOCK, Use, find_uses, keys_set_by_helpers
 from tenantry.exceptions import ConfigurationError, TaxonomyError
-from tenantry.taxonomy import (
-    COLUMN_KEYS,
-    COMPLETED,
-    FAILED,
-    RESERVED,
-    STARTED,
-    EventType,
-    Taxonomy,
-    load_taxonomy,
-)
+from tenantry.registry import Taxonomy, load_taxonomy
+from tenantry.taxonomy import COLUMN_KEYS, COMPLETED, FAILED, RESERVED, STARTED, EventType
 
 _CODES = ("error_code", "errorCode")
 """What ``operation.set`` takes whether or not it is declared."""

@@ -16,8 +16,8 @@ from tenantry.checking.importing import search_path
 from tenantry.cli.options import EPILOG, AppDir, Exit, Json, OpenTaxonomy
 from tenantry.cli.output import print_columns, print_hint, print_json
 from tenantry.exceptions import ConfigurationError, TaxonomyError
+from tenantry.registry import Taxonomy, load_taxonomy
 from tenantry.sampling import Sampling
-from tenantry.taxonomy import Taxonomy, load_taxonomy
 from tenantry.tracking.difference import Change, compare
 from tenantry.tracking.markdown import tracking_plan
 from tenantry.tracking.snapshot import Snapshot, read_snapshot, take_snapshot

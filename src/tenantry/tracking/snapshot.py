@@ -15,7 +15,8 @@ from pydantic_core import core_schema
 
 from tenantry.exceptions import ConfigurationError
 from tenantry.redaction import Sensitive
-from tenantry.taxonomy import COMPLETED, FAILED, STARTED, Event, EventType, Taxonomy
+from tenantry.registry import Taxonomy
+from tenantry.taxonomy import COMPLETED, FAILED, STARTED, Event, EventType
 
 JsonSchema: TypeAlias = dict[str, Any]
 
