@@ -6,6 +6,7 @@ import asyncio
 import copy
 import functools
 import inspect
+import json
 import pickle
 import threading
 from contextvars import Context, copy_context
@@ -14,11 +15,11 @@ from uuid import UUID
 
 import pytest
 import uuid_utils
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tenantry import PLATFORM, Pipeline, bind_tenant, current_scope, emits, log_event, reset, tenant
-from tenantry.context import TENANT_TYPES, canonical_tenant
+from tenantry.context import TENANT_TYPES, canonical_tenant, tenant_of
 from tenantry.exceptions import InvalidTenant, TenantNotSet, UnsupportedCallable
 from tenantry.exporters.memory import MemoryExporter
 from tests.capturing import capture_events
@@ -461,3 +462,16 @@ def test_pipeline_left_in_another_context_raises_nothing():
     Context().run(pipeline.__exit__, None, None, None)
     entered.copy().run(pipeline.__exit__, None, None, None)
     pipeline.shutdown()
+
+
+@settings(deadline=None)
+@given(
+    st.text(min_size=1) | st.integers(1, 2**63 - 1), st.none() | st.text(), st.none() | st.text()
+)
+@example(",", None, None)
+@example('"', ',"actor_id":', None)
+def test_tenant_is_read_from_the_fragment_of_a_scope(tenant_id, actor, correlation):
+    members = {"tenant_id": tenant_id, "actor_id": actor, "correlation_id": correlation}
+    given = {key: value for key, value in members.items() if value is not None}
+    fragment = json.dumps(given, separators=(",", ":"))[1:-1] + ","
+    assert tenant_of(fragment) == str(tenant_id)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tenantry import Drop, log_event, tenant
+from tenantry import Drop, Event, Sampling, emits, log_event, tenant
 from tenantry.drops import MAX_KINDS, Drops, News, make_drops
-from tenantry.exceptions import ConfigurationError
+from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.journal import Slot
 from tenantry.record import Reject, whose
 from tests.delivery.deliveries import wait_until
@@ -69,6 +73,120 @@ def test_stats_count_drops_by_reason_tenant_and_name(make, destination):
         ("journal_full", GLOBEX, "tick"): 2,
     }
     assert stats.dropped == {"journal_full": 6}
+
+
+# What is emitted while there is no room is dropped before anything is made of it.
+
+
+class Weighed(Event):
+    grams: int
+
+
+class WeighingStarted(Event):
+    scale: str
+
+
+class WeighingCompleted(Event):
+    scale: str
+
+
+class WeighingFailed(Event):
+    scale: str
+
+
+WEIGHING = [Weighed, WeighingStarted, WeighingCompleted, WeighingFailed]
+
+
+@contextmanager
+def out_of_room(pipeline, destination) -> Iterator[None]:
+    """Fill the journal, and let it try no other segment while the block runs."""
+    fill(pipeline, destination)
+    journal = pipeline._journal
+    journal._full_until = time.monotonic() + 60
+    assert pipeline.is_out_of_room
+    with pipeline, tenant(ACME):
+        yield
+    journal._full_until = 0.0
+
+
+@pytest.fixture
+def weighing(make):
+    return make(taxonomy=WEIGHING, open_taxonomy=["tick"])
+
+
+def test_event_is_not_looked_at_where_there_is_no_room(weighing, destination):
+    with out_of_room(weighing, destination):
+        assert log_event("weighed", grams="not a number") is None
+        assert log_event(Weighed(grams=3)) is None
+    stats = weighing.stats()
+    assert counts(stats.drops) == {
+        ("journal_full", ACME, "tick"): 1,
+        ("journal_full", ACME, "weighed"): 2,
+    }
+    assert stats.emitted == stats.accepted + 3
+
+
+def test_strict_mode_looks_at_each_event_all_the_same(make, destination):
+    pipeline = make(taxonomy=WEIGHING, open_taxonomy=["tick"], strict=True)
+    fill(pipeline, destination)
+    with pipeline, tenant(ACME), pytest.raises(InvalidEvent, match="grams"):
+        log_event("weighed", grams="not a number")
+
+
+def test_operation_is_dropped_event_by_event(weighing, destination):
+    @emits("weighing")
+    def weigh(scale):
+        if scale == "broken":
+            raise ZeroDivisionError
+
+    with out_of_room(weighing, destination):
+        weigh("a")
+        with pytest.raises(ZeroDivisionError):
+            weigh("broken")
+    drops = counts(weighing.stats().drops)
+    del drops["journal_full", ACME, "tick"]
+    assert drops == {
+        ("journal_full", ACME, "weighing_started"): 2,
+        ("journal_full", ACME, "weighing_completed"): 1,
+        ("journal_full", ACME, "weighing_failed"): 1,
+    }
+
+
+def test_operation_that_began_without_room_ends_with_a_row(weighing, destination):
+    with out_of_room(weighing, destination):
+        block = emits("weighing", scale="a")
+        block.__enter__()
+    destination.is_open.set()
+    assert weighing.flush(20)
+    with weighing:
+        block.__exit__(None, None, None)
+    assert weighing.flush(20)
+    names = [json.loads(line)["name"] for line in destination.events]
+    assert "weighing_started" not in names
+    assert names[-1] == "weighing_completed"
+
+
+def test_operation_that_began_with_room_is_not_left_open(weighing, destination):
+    with weighing, tenant(ACME):
+        block = emits("weighing", scale="a")
+        block.__enter__()
+    with out_of_room(weighing, destination):
+        block.__exit__(None, None, None)
+    assert weighing._journal._open == {}
+    assert counts(weighing.stats().drops)["journal_full", ACME, "weighing_completed"] == 1
+
+
+def test_what_is_sampled_out_is_not_dropped(make, destination):
+    pipeline = make(
+        taxonomy=WEIGHING, open_taxonomy=["tick"], sampling={"weighed": Sampling(1e-15)}
+    )
+    with out_of_room(pipeline, destination):
+        log_event("weighed", grams=1)
+    assert pipeline.stats().sampled_out == 1
+    assert pipeline.stats().dropped == {"journal_full": 1}
+
+
+# Who is told.
 
 
 def test_gap_is_recorded_for_each_tenant_with_the_names(make, destination):
@@ -138,8 +256,7 @@ def test_callback_that_cannot_be_called_is_refused():
 def test_further_kinds_are_counted_by_reason_alone():
     drops = Drops()
     for number in range(MAX_KINDS + 5):
-        line = f'00000000 E 1 {{"id":"1","name":"n{number}","tenant_id":"{ACME}"}}'
-        drops.add(Slot.DROPPED_DISK_FULL, line.encode())
+        drops.add(Slot.DROPPED_DISK_FULL, ACME, f"n{number}")
     totals = make_drops(drops.totals())
     assert len(totals) == MAX_KINDS + 1
     assert totals[-1] == Drop("disk_full", None, None, 5)
@@ -149,7 +266,7 @@ def test_news_are_told_once():
     drops = Drops()
     news = News(drops)
     assert not news
-    drops.add(Slot.DROPPED_SHUT_DOWN, b"not a line")
+    drops.add(Slot.DROPPED_SHUT_DOWN, None, None)
     assert news
     assert news.take() == [Drop("shut_down", None, None, 1)]
     assert not news

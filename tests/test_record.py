@@ -37,7 +37,7 @@ KINDS = st.sampled_from("EISTROCH")
 
 def line_of(tenant: object, name: str = "x", kind: str = Kind.EVENT) -> bytes:
     scope = f'"tenant_id":{json.dumps(tenant)},'
-    text = event_text(OPERATION, name, scope, "2026-01-01T00:00:00+00:00", "", b"{}", "")
+    text = event_text(OPERATION, name, scope, "2026-01-01T00:00:00+00:00", "", "{}", "")
     return format_line(kind, 1, text)
 
 
@@ -109,7 +109,7 @@ def test_renumbered_line_differs_in_kind_and_number_only(kind, other, row, seque
 def test_text_of_an_event_is_the_json_of_its_parts():
     parts = (OPERATION, "x", '"tenant_id":7,', "2026-01-01T00:00:00+00:00", '"phase":"started",')
     tail = ',"event_version":2,"sample_rate":0.5'
-    text = event_text(*parts, b'{"k":"\xc3\xa9"}', tail)
+    text = event_text(*parts, '{"k":"é"}', tail)
     record = Record.from_json(text.encode())
     assert record.data == {"k": "é"}
     assert (record.id, record.name, record.tenant_id, record.phase) == (
@@ -193,6 +193,15 @@ def test_abandoned_event_carries_what_the_start_knew():
     assert record.data == {"url": "u", "code": "abandoned"}
     assert (record.event_version, record.sample_rate) == (2, 1.0)
     assert made == abandoned_event(line, "2026-01-01T00:00:09+00:00")
+
+
+def test_what_goes_without_saying_is_not_said_at_the_end():
+    assert closing_json("work_failed", 1, None, None) == '{"name":"work_failed"}'
+    start = {"operation_id": OPERATION, "tenant_id": "t", "data": {"url": "u", "size": 1}}
+    line = Line(Kind.START, 1, json.dumps(start).encode(), b'{"name":"work_failed"}')
+    record = Record.from_json(abandoned_event(line, "2026-01-01T00:00:09+00:00").encode())
+    assert record.event_version == 1
+    assert record.data == {"url": "u", "size": 1}
 
 
 def test_reader_passes_over_columns_of_a_newer_version():

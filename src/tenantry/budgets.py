@@ -14,6 +14,7 @@ from operator import itemgetter
 from statistics import median_low
 from typing import Final
 
+from tenantry.context import tenant_of
 from tenantry.sampling import Budget, Sampling
 
 INTERVAL: Final = 10.0
@@ -154,8 +155,7 @@ class Budgets:
         now = self._now()
         if now >= self._ends_at:
             self._end_interval(now)
-        end = scope.find(',"')  # within JSON no text has a bare quotation mark
-        tenant = scope[:end] if end >= 0 else scope[:-1]
+        tenant = tenant_of(scope)
         meter = self._meters[failed]
         meter.add(tenant, name, events)
         rate = meter.rates.find(tenant, name)
@@ -214,8 +214,7 @@ class Budgets:
             for kind, found in (("tenant", rates.tenants), ("name", rates.names)):
                 for key, rate in found.items():
                     if rate < 1:
-                        shown = key.partition(":")[2].strip('"') if kind == "tenant" else key
-                        label = f"{kind} {shown or 'others'}"
+                        label = f"{kind} {key or 'others'}"
                         limited[label] = min(rate, limited.get(label, 1.0))
         return dict(sorted(limited.items(), key=itemgetter(1)))
 

@@ -285,6 +285,17 @@ class Scope:
         return f"Scope({self.tenant!r}, actor={self.actor!r}, correlation={self.correlation!r})"
 
 
+def tenant_of(fragment: str) -> str:
+    """Read the tenant's id, as text, from what ``Scope.fragment`` gives."""
+    end = fragment.find(',"actor_id":')  # within a text, JSON escapes quotation marks
+    if end < 0:
+        end = fragment.find(',"correlation_id":')
+    text = fragment[len('"tenant_id":') : end]  # -1 leaves out the last comma
+    if text[0] != '"':
+        return text
+    return text[1:-1] if "\\" not in text else str(json.loads(text))
+
+
 class Operation:
     """One run of a decorated function or block, as the code inside it sees it."""
 

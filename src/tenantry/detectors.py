@@ -126,7 +126,9 @@ _ALWAYS: Final = "|".join(
 
 
 @lru_cache(maxsize=8)
-def make_prefilter(names: frozenset[str], extra: str, *, detect: bool) -> Callable[[bytes], bool]:
+def make_prefilter(
+    names: frozenset[str], extra: str, *, detect: bool
+) -> Callable[[str | bytes], bool]:
     """Make what tells from the JSON of a payload whether there may be anything to remove.
 
     Says True too often, never too seldom, and for a NUL, which jsonb refuses. One search by

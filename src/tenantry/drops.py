@@ -10,7 +10,6 @@ import itertools
 from typing import Final
 
 from tenantry.journal import DROP_REASONS, Slot, peek
-from tenantry.record import whose
 from tenantry.report import Drop
 
 MAX_KINDS: Final = 1000
@@ -25,12 +24,15 @@ class Drops:
     def __init__(self) -> None:
         self._counts: dict[_Kind, itertools.count[int]] = {}
 
-    def add(self, slot: Slot, line: bytes) -> None:
-        """Count an event, by the line (or the JSON object) that it would have been."""
-        kind = (slot, *whose(line))
-        if kind not in self._counts and len(self._counts) >= MAX_KINDS:
-            kind = (slot, None, None)
-        next(self._counts.setdefault(kind, itertools.count()))
+    def add(self, slot: Slot, tenant_id: str | None, name: str | None) -> None:
+        """Count an event."""
+        counter = self._counts.get((slot, tenant_id, name))
+        if counter is None:
+            kind = (slot, tenant_id, name)
+            if len(self._counts) >= MAX_KINDS:
+                kind = (slot, None, None)
+            counter = self._counts.setdefault(kind, itertools.count())
+        next(counter)
 
     def totals(self) -> dict[_Kind, int]:
         """Read the counts, in the order in which the kinds were first seen."""

@@ -130,6 +130,7 @@ def make_fact(  # noqa: PLR0917  # the arguments of log_event, in their order
         fact = _Fact(pipeline, event, tenant, actor, data)
         if conn is None:
             fact.budgets = pipeline.budgets
+            fact.is_kept = True
         made = fact.make(fields, occurred_at, idempotency_key)
     except Exception as error:
         if pipeline.strict and isinstance(error, TenantryError):
@@ -144,6 +145,8 @@ class _Fact:
 
     budgets: Budgets | None = None
     """None where nothing is limited, and for what goes into the caller's own transaction."""
+    is_kept = False
+    """Whether it goes into the journal."""
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class _Fact:
         parent = current_operation()
         self.parent_id = None if parent is None else parent.id
 
-    def make(  # noqa: C901  # on the caller's path, where each further call costs
+    def make(
         self,
         fields: Mapping[str, Any] | None,
         occurred_at: datetime | None,
@@ -185,11 +188,7 @@ class _Fact:
             if fields is not None:
                 self._add(fields)
             has_given = self._sort(declared)
-            fragment = "" if self.scope is None else self.scope.fragment(pipeline.rule)
-            if not fragment:
-                if pipeline.strict:
-                    raise_for_scope(self.scope, str(self.name))
-                raise scope_problem(self.scope)
+            fragment = self._fragment()
             created_at = self._created_at(occurred_at, idempotency_key)
             event_id = (
                 pipeline.new_id()
@@ -198,21 +197,17 @@ class _Fact:
                     created_at, self._tenant_text(), declared.name, str(idempotency_key)
                 )
             )
-            rate = 1.0
             # Before the costly part, but for strict mode, which looks at each; and for budgets,
             # where what is refused counts for another.
-            is_early = self.budgets is None and not pipeline.strict
-            if is_early and declared.name in pipeline.sampling:
-                rate = self._sample(declared, event_id, fragment)
-                if not rate:
-                    return None
-            if self.is_instance and not has_given:
-                given = cast("Event", self.event)
-                frozen, cut = declared.freeze_instance(given, pipeline.max_payload_bytes)
-            else:
-                frozen, cut = declared.freeze(self.values, pipeline.max_payload_bytes)
-            if cut:
-                pipeline.count(Slot.TRUNCATED, event=False)
+            is_dropped = self.is_kept and pipeline.is_out_of_room
+            is_early = is_dropped or (self.budgets is None and not pipeline.strict)
+            rate = self._sample(declared, event_id, fragment) if is_early else 1.0
+            if not rate:
+                return None
+            if is_dropped:
+                pipeline.drop(declared.name, fragment)
+                return None
+            data = self._freeze(declared, has_given=has_given)
         except TenantryError as problem:
             if pipeline.strict:
                 raise
@@ -229,8 +224,27 @@ class _Fact:
         )
         last = tail(declared, rate, pipeline)
         return event_id, event_text(
-            event_id, declared.name, fragment, created_at, extra, frozen, last
+            event_id, declared.name, fragment, created_at, extra, data, last
         )
+
+    def _fragment(self) -> str:
+        """Give the scope's members; raises where there is no tenant, or a bad one."""
+        fragment = "" if self.scope is None else self.scope.fragment(self.pipeline.rule)
+        if not fragment:
+            if self.pipeline.strict:
+                raise_for_scope(self.scope, str(self.name))
+            raise scope_problem(self.scope)
+        return fragment
+
+    def _freeze(self, declared: EventType, *, has_given: bool) -> str:
+        limit = self.pipeline.max_payload_bytes
+        if self.is_instance and not has_given:
+            data, cut = declared.freeze_instance(cast("Event", self.event), limit)
+        else:
+            data, cut = declared.freeze(self.values, limit)
+        if cut:
+            self.pipeline.count(Slot.TRUNCATED, event=False)
+        return data
 
     def _sample(self, declared: EventType, event_id: str, fragment: str) -> float:
         """Give the rate at which it is kept, or 0 where it is not, and is counted so."""

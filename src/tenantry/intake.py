@@ -18,13 +18,13 @@ from contextlib import suppress
 from typing import Any, Final, Literal
 
 from tenantry import context, payload
-from tenantry.context import Scope, TenantRule, TenantType, safe_text
+from tenantry.context import Scope, TenantRule, TenantType, safe_text, tenant_of
 from tenantry.drops import Drops, News
 from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.exporters import Exporter
 from tenantry.interruptions import is_interruption
 from tenantry.journal import COUNTED, DROP_REASONS, Journal, Slot, close_line
-from tenantry.record import Kind, format_line, renumber
+from tenantry.record import Kind, format_line, renumber, whose
 from tenantry.redaction import Redaction
 from tenantry.report import Drop
 from tenantry.shipper import Shipper
@@ -73,7 +73,8 @@ class Intake(ABC):
     _drops: Drops
     _untold: News
     _unrecorded: News
-    _gap_since: str | None
+    gap_since: str | None
+    """When the first event was dropped for want of room; None while there is room."""
 
     @abstractmethod
     def _begin(self) -> Journal:
@@ -125,19 +126,45 @@ class Intake(ABC):
     def count(self, slot: Slot, *, event: bool = True) -> None:
         """Count an outcome; ``event`` says that it is one of an event that was emitted."""
         journal = self._journal or self._begin()
-        sequence, counted = 0, None
+        sequence, counted = 0, -1
         try:
             if event:
                 for sequence in journal.sequence:  # noqa: B007  # as in accept()
                     break
             for counted in journal.books.counts[slot]:  # noqa: B007  # as in accept()
                 break
-            journal.books.write(slot, sequence)
+            journal.books.write(slot, counted + 1, sequence)
         except BaseException as error:
             if sequence:
-                if counted is None:
+                if counted < 0:
                     next(journal.books.counts[slot])
                 error.__dict__[COUNTED] = 0
+            raise
+
+    @property
+    def is_out_of_room(self) -> bool:
+        """Whether what is emitted now is dropped, so that nothing of it need be made.
+
+        A journal may be full for long, and then costs no more than one that takes everything. In
+        strict mode an event is checked nevertheless.
+        """
+        if self.gap_since is None or self.strict or self.on_full == "wait":
+            return False
+        journal = self._journal
+        return journal is not None and journal.is_full
+
+    def drop(self, name: str, scope: str) -> None:
+        """Number and count an event that nothing is written of, for want of room."""
+        journal = self._journal or self._begin()
+        sequence = 0
+        try:
+            for sequence in journal.sequence:  # noqa: B007  # as in accept()
+                break
+            self._drop(journal, journal.full_reason, (tenant_of(scope), name), sequence, sequence)
+        except BaseException as error:
+            if sequence and error.__dict__.get(COUNTED) != sequence:
+                next(journal.books.counts[Slot.DROPPED_INTERRUPTED])
+                error.__dict__[COUNTED] = sequence
             raise
 
     def _retry_append(
@@ -152,7 +179,7 @@ class Intake(ABC):
             return True
         if journal.is_sealed:
             return self._append_late(journal, line, kind, sequence, operation_id)
-        self._drop(journal, journal.full_reason, line, sequence)
+        self._drop(journal, journal.full_reason, whose(line), sequence, id(line))
         return False
 
     def _wait_for_room(self, journal: Journal, line: bytes, kind: str, operation_id: str) -> bool:
@@ -194,22 +221,33 @@ class Intake(ABC):
                     late.move_number()
                 raise
             late.move_number()  # it is counted here, under its first number
-        self._drop(journal, Slot.DROPPED_SHUT_DOWN, line, sequence)
+        self._drop(journal, Slot.DROPPED_SHUT_DOWN, whose(line), sequence, id(line))
         return False
 
-    def _drop(self, journal: Journal, slot: Slot, line: bytes, sequence: int) -> None:
-        """Count an event as dropped, and warn."""
-        counted = None
+    def _drop(
+        self,
+        journal: Journal,
+        slot: Slot,
+        whom: tuple[str | None, str | None],
+        sequence: int,
+        mark: int,
+    ) -> None:
+        """Count an event of a tenant and name as dropped, and warn.
+
+        ``mark`` tells it from others on an exception that comes in between.
+        """
+        counted = -1
         try:
             for counted in journal.books.counts[slot]:  # noqa: B007  # as in accept()
                 break
-            journal.books.write(slot, sequence)
-            self._note_gap(slot)
-            self._drops.add(slot, line)
+            journal.books.write(slot, counted + 1, sequence)
+            if self.gap_since is None and slot in _GAPS:
+                self.gap_since = self.now()
+            self._drops.add(slot, *whom)
             self._warn_dropped(journal, slot)
         except BaseException as error:
-            if counted is not None:
-                error.__dict__[COUNTED] = id(line)
+            if counted >= 0:
+                error.__dict__[COUNTED] = mark
             raise
 
     def _warn_dropped(self, journal: Journal, slot: Slot) -> None:
@@ -231,15 +269,11 @@ class Intake(ABC):
             (self._shipper and self._shipper.last_error) or "",
         )
 
-    def _note_gap(self, slot: Slot) -> None:
-        if self._gap_since is None and slot in _GAPS:
-            self._gap_since = self.now()
-
     def _report_gap(self) -> None:
         """Record, once there is room again, what was dropped, and since when: a row a tenant."""
-        if self._gap_since is None or self._journal is None or not self._journal.has_room():
+        if self.gap_since is None or self._journal is None or not self._journal.has_room():
             return
-        since, self._gap_since = self._gap_since, None
+        since, self.gap_since = self.gap_since, None
         names: dict[str | None, dict[str, int]] = {}
         reasons: dict[str | None, set[str]] = {}
         for drop in self._unrecorded.take():
@@ -373,7 +407,7 @@ class Intake(ABC):
 
     def _drop_handed(self, event_json: bytes) -> None:
         self.count(Slot.DROPPED_HANDOVER_FAILED)
-        self._drops.add(Slot.DROPPED_HANDOVER_FAILED, event_json)
+        self._drops.add(Slot.DROPPED_HANDOVER_FAILED, *whose(event_json))
 
     # Warnings and troubles of our own.
 

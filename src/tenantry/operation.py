@@ -15,11 +15,11 @@ from tenantry.exceptions import (
     TenantNotSet,
     UnknownOperation,
 )
-from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.pipeline import Pipeline
 from tenantry.record import closing_json
 from tenantry.redaction import Redaction
+from tenantry.results import ResultOption, Results
 from tenantry.sampling import Sampling
 from tenantry.taxonomy import (
     COMPLETED,
@@ -29,19 +29,10 @@ from tenantry.taxonomy import (
     EventType,
 )
 
-ResultReader = Callable[[EventType, Any, Mapping[str, Any]], dict[str, Any]]
-"""Takes an event's data from a result, given what is known without it, which counts for more."""
-
 OnClose = Literal["completed", "cancelled"]
 """What it means that a generator's consumer stopped early."""
 
 CANCELLED: Final = "cancelled"
-NO_RESULT: Final = object()
-
-PLAIN_RESULTS: Final = (str, bytes, int, float, bool, type(None), list, set, frozenset)
-"""Results whose attributes are never data."""
-
-_RESULT_TYPES_KEPT: Final = 1000
 _PHASES_KEPT: Final = 1000
 
 
@@ -55,7 +46,7 @@ class OperationSpec:
     """Given by keywords: values."""
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Given by ``fields=``: values, or for a decorated function how to take them from a call."""
-    result: Callable[[Any], Mapping[str, Any]] | str | None = None
+    result: ResultOption = None
     errors: Mapping[type[BaseException], str] = field(
         default_factory=dict[type[BaseException], str]
     )
@@ -112,7 +103,7 @@ def _make_phases(name: str, pipeline: Pipeline) -> Phases:
         closing = "\t" + closing_json(
             failed.name,
             failed.version,
-            None if failed.is_open else _closing_keys(started, failed),
+            _closing_keys(started, failed),
             None if error_key is None else failed.stored_keys[error_key],
         )
     return Phases(
@@ -127,17 +118,21 @@ def _make_phases(name: str, pipeline: Pipeline) -> Phases:
     )
 
 
-def _closing_keys(started: EventType | None, failed: EventType) -> list[str]:
-    """List the keys that an abandoned operation takes over from its start.
+def _closing_keys(started: EventType | None, failed: EventType) -> list[str] | None:
+    """List the keys that an abandoned operation takes over from its start; None for all.
 
     A field that its failed event marks ``Sensitive`` is one only where the start wrote it so.
     """
+    if failed.is_open:
+        return None
     written = {} if started is None else started.sensitive
-    return [
+    keys = [
         key
         for field, key in failed.stored_keys.items()
         if field not in failed.sensitive or failed.sensitive[field] == written.get(field)
     ]
+    wrote = failed if started is None else started
+    return None if not wrote.is_open and set(keys).issuperset(wrote.stored_keys.values()) else keys
 
 
 class BoundOperation:
@@ -152,7 +147,7 @@ class BoundOperation:
         "is_checked",
         "is_open",
         "pipeline",
-        "result_readers",
+        "results",
         "sampling",
         "spec",
         "started",
@@ -183,50 +178,7 @@ class BoundOperation:
         self.data = {
             name: value for key, value in given.items() if (name := self.field_of(key)) is not None
         }
-        self.result_readers: dict[type, ResultReader] = {}
-
-    def reader_of(self, kind: type) -> ResultReader:
-        """Give how to take data from a result of this type; looked up once a type."""
-        try:
-            reader = self.result_readers.get(kind)
-        except Exception as error:  # the type's metaclass says how to hash and compare it
-            if is_interruption(error):
-                raise
-            return self._make_reader(kind)
-        if reader is None:
-            reader = self._make_reader(kind)
-            if len(self.result_readers) < _RESULT_TYPES_KEPT:
-                self.result_readers[kind] = reader
-        return reader
-
-    def _make_reader(self, kind: type) -> ResultReader:
-        how = self.spec.result
-        if callable(how):
-            return self._read_by(how)
-        if how is not None:
-            return self._read_whole(self.field_of(how))
-        try:
-            if issubclass(kind, Mapping):
-                return read_mapping
-        except Exception as error:  # the type's metaclass: abc hashes and compares types
-            if is_interruption(error):
-                raise
-            return read_attributes
-        return read_nothing if issubclass(kind, PLAIN_RESULTS) else read_attributes
-
-    @staticmethod
-    def _read_whole(name: str | None) -> ResultReader:
-        def read(_event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
-            return {} if name is None else {name: result}
-
-        return read
-
-    def _read_by(self, make: Callable[[Any], Mapping[str, Any]]) -> ResultReader:
-        def read(_event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
-            given = make(result)
-            return {name: v for key, v in given.items() if (name := self.field_of(key))}
-
-        return read
+        self.results = Results(spec.result, self.field_of, self.started, self.completed)
 
     def field_of(self, key: str) -> str | None:
         """Give the field that a key means, in either spelling; None where it is not declared."""
@@ -266,32 +218,6 @@ def tail(event: EventType | None, rate: float, pipeline: Pipeline) -> str:
     version = "" if event is None or event.version == 1 else f',"event_version":{event.version}'
     sample_rate = "" if rate == 1 else f',"sample_rate":{rate!r}'
     return f"{version}{sample_rate}{pipeline.tail}"
-
-
-def read_nothing(_event: EventType, _result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
-    """Take nothing from a result."""
-    return {}
-
-
-def read_mapping(event: EventType, result: Any, _known: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the declared keys of a mapping, in either spelling."""
-    return {name: result[key] for key, name in event.keys.items() if key in result}
-
-
-def read_attributes(event: EventType, result: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the attributes that are named like fields, but no methods, and none that raises."""
-    found: dict[str, Any] = {}
-    for name in event.fields:
-        if name not in known:
-            try:
-                value = getattr(result, name, NO_RESULT)
-            except Exception as error:  # the result's own property; the others are taken
-                if is_interruption(error):
-                    raise
-                continue
-            if value is not NO_RESULT and not callable(value):
-                found[name] = value
-    return found
 
 
 def pick(event: EventType, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -41,13 +41,13 @@ _LONGEST_UNCUT: Final = _SHORTEST_CUT + 8
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT: Final = "\ufffd"
 
-_bases_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
-_members_of: Final[Callable[[type], Mapping[str, object]]] = type.__dict__["__dict__"].__get__
+bases_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
+members_of: Final[Callable[[type], Mapping[str, object]]] = type.__dict__["__dict__"].__get__
 
 
 def defines(kind: type, *names: str) -> bool:
     """Say whether a class has one of these methods; asks neither the class nor its metaclass."""
-    return any(name in _members_of(base) for base in _bases_of(kind) for name in names)
+    return any(name in members_of(base) for base in bases_of(kind) for name in names)
 
 
 def holds_iterator(value: object) -> bool:

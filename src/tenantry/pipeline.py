@@ -224,7 +224,7 @@ class Pipeline(Intake):
         self._drops = Drops()
         self._untold = News(self._drops)
         self._unrecorded = News(self._drops)
-        self._gap_since: str | None = None
+        self.gap_since: str | None = None
 
     def _begin_budgets(self) -> None:
         self._limits = Budgets(self._given_budgets, self.sampling, self.perf_counter_ns)
@@ -237,6 +237,14 @@ class Pipeline(Intake):
             free = journal.free_bytes()
             self._limits.press(free if free < journal.max_bytes / 2 else None)
             self.budgets = self._limits if self._limits.is_needed else None
+
+    def _after_rotation(self, journal: Journal) -> None:
+        """Look at the room at once where this process may be what takes it.
+
+        To look is to list the files of all processes; the shipper does that in each round anyway.
+        """
+        if journal.unsettled_bytes() > journal.max_bytes / 8:
+            self._note_room(journal)
 
     def _after_round(self) -> None:
         """Do on the shipper's thread what is to be done now and then."""
@@ -298,7 +306,7 @@ class Pipeline(Intake):
             identity=identity,
             journal_id=_new_id(),
             max_bytes=self._journal_max_bytes,
-            after_rotation=self._note_room,
+            after_rotation=self._after_rotation,
         )
         try:
             return make(self._root), None

@@ -262,7 +262,7 @@ def make_now(time_ns: Callable[[], int]) -> Callable[[], str]:
 
 
 def event_text(  # noqa: PLR0917  # the parts of an event, in their order
-    event_id: str, name: str, scope: str, created_at: str, extra: str, data: bytes, tail: str
+    event_id: str, name: str, scope: str, created_at: str, extra: str, data: str, tail: str
 ) -> str:
     """Make the JSON object of an event from its parts.
 
@@ -272,7 +272,7 @@ def event_text(  # noqa: PLR0917  # the parts of an event, in their order
     """
     return (
         f'{{"id":"{event_id}","name":"{name}",{scope}"created_at":"{created_at}",'
-        f'{extra}"data":{data.decode()}{tail}}}'
+        f'{extra}"data":{data}{tail}}}'
     )
 
 
@@ -311,13 +311,17 @@ def count_events(lines: bytes) -> dict[tuple[str, str], int]:
 def closing_json(name: str, version: int, keys: Sequence[str] | None, error_key: str | None) -> str:
     """Say how to close an operation whose process dies: its failed event, and the keys of that.
 
-    ``keys`` is None where the event takes any.
+    ``keys`` is None where the event takes any that the start wrote. Each start carries this, so
+    what goes without saying is left out.
     """
-    listed = None if keys is None else list(keys)
-    return json.dumps(
-        {"name": name, "event_version": version, "keys": listed, "error_key": error_key},
-        separators=(",", ":"),
-    )
+    said: dict[str, Any] = {"name": name}
+    if version != 1:
+        said["event_version"] = version
+    if keys is not None:
+        said["keys"] = list(keys)
+    if error_key is not None:
+        said["error_key"] = error_key
+    return json.dumps(said, separators=(",", ":"))
 
 
 ABANDONED: Final = "abandoned"
@@ -334,9 +338,9 @@ def abandoned_event(line: Line, last_created_at: str) -> str:
     start: dict[str, Any] = json.loads(line.json)
     closing: dict[str, Any] = json.loads(line.closing)
     data: dict[str, Any] = start["data"]
-    if closing["keys"] is not None:
+    if closing.get("keys") is not None:
         data = {key: data[key] for key in closing["keys"] if key in data}
-    if closing["error_key"]:
+    if closing.get("error_key"):
         data[closing["error_key"]] = ABANDONED
     carried = (
         *("tenant_id", "actor_id", "correlation_id", "parent_operation_id", "trace_id", "span_id"),
@@ -352,7 +356,7 @@ def abandoned_event(line: Line, last_created_at: str) -> str:
         **{key: start[key] for key in carried if key in start},
         "error_code": ABANDONED,
         "data": data,
-        "event_version": closing["event_version"],
+        "event_version": closing.get("event_version", 1),
     }
     if "sample_rate" in closing:
         event["sample_rate"] = closing["sample_rate"]

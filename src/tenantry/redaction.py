@@ -176,6 +176,11 @@ class Redaction:
         """Whether values can be hashed."""
         return bool(self._keys)
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether the application's own rule sees each value."""
+        return self._redact is not None
+
     def pseudonym(self, text: str) -> str:
         """Hash a text by the first key; without one, it is dropped, and warned of once."""
         if self._keys:
@@ -197,7 +202,7 @@ class Redaction:
             self._warned.add(key)
             logger.warning(message, *arguments)
 
-    def prefilter(self, *, detect: bool, has_names: bool) -> Callable[[bytes], bool]:
+    def prefilter(self, *, detect: bool, has_names: bool) -> Callable[[str | bytes], bool]:
         """Give what says whether there may be anything to remove from JSON, NUL included."""
         if self._redact is not None:
             return _always
@@ -317,11 +322,11 @@ class _Walk:
         return value
 
 
-def _holds_nul(data: bytes) -> bool:
-    return b"\\u0000" in data
+def _holds_nul(data: str | bytes) -> bool:
+    return "\\u0000" in data if isinstance(data, str) else b"\\u0000" in data
 
 
-def _always(_data: bytes) -> bool:
+def _always(_data: str | bytes) -> bool:
     return True
 
 

@@ -26,7 +26,6 @@ from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.operation import (
     CANCELLED,
-    NO_RESULT,
     BoundOperation,
     closing_at,
     error_type,
@@ -38,6 +37,7 @@ from tenantry.operation import (
 )
 from tenantry.pipeline import Pipeline
 from tenantry.record import ABANDONED, Kind, event_text
+from tenantry.results import NO_RESULT
 from tenantry.sampling import Sampling
 from tenantry.scopes import leave_scope
 from tenantry.taxonomy import EventType
@@ -60,6 +60,8 @@ class Run(Operation):
     """Where a budget limits it; else it is as declared."""
     _fragment = ""
     _extra = ""
+    _begun = ""
+    """The payload of the started event, where the completed event's may go on from it."""
     _started_at = 0
     _elapsed = 0
     _within: tuple[Scope | None, Operation | None] = (None, None)
@@ -174,10 +176,15 @@ class Run(Operation):
             name, data, as_row = bound.spec.name, self._start_data(), False
         else:
             name, as_row = event.name, True
+            if pipeline.is_out_of_room:
+                pipeline.drop(name, self._fragment)
+                return
             try:
                 data, cut = event.freeze(self._values, pipeline.max_payload_bytes)
                 if cut:
                     pipeline.count(Slot.TRUNCATED, event=False)
+                elif len(self._values) == bound.results.begins:
+                    self._begun = data
             except InvalidEvent as error:
                 if pipeline.strict:
                     raise
@@ -209,11 +216,11 @@ class Run(Operation):
         else:
             pipeline.open_operation(self.id, text + closing)
 
-    def _start_data(self) -> bytes:
+    def _start_data(self) -> str:
         """Keep for an abandoned end what is known now; nothing where it does not hold."""
         failed = self._bound.failed
         if failed is None:
-            return b"{}"
+            return "{}"
         known = {
             failed.stored_keys.get(name, name): value
             for name, value in pick(failed, self._values).items()
@@ -221,7 +228,7 @@ class Run(Operation):
         try:
             return failed.freeze_known(known, self._bound.pipeline.max_payload_bytes)
         except InvalidEvent:
-            return b"{}"
+            return "{}"
 
     # The end.
 
@@ -308,36 +315,56 @@ class Run(Operation):
             put_back(pipelines.current, self._pipeline_token, self._bound.pipeline)
             self._pipeline_token = None
 
-    def _emit_end(  # noqa: C901, PLR0912  # on the caller's path, where each further call costs
+    def _emit_end(
         self, error: BaseException | None, result: object, duration: float
     ) -> bytes | None:
         bound = self._bound
-        pipeline = bound.pipeline
         code = None
         if error is not None or self._code is not None or bound.spec.failed_if is not None:
-            try:
-                code = self._error_code(error, result)
-            except Exception as problem:
-                if is_interruption(problem):
-                    raise
-                # It is of the application's own code, failed_if= included.
-                code = None if error is None else error_type(error)
-                self._warn_raised("the error code cannot be asked for", problem)
+            code = self._find_code(error, result)
         event = bound.completed if code is None else bound.failed
-        if event is None:
+        if event is None or not self._is_wanted(event, code):
             self._close()
             return None
-        if code is None:
-            rate, kept = self._rate, self._kept
-        elif (budgets := pipeline.budgets) is None:
-            rate, kept = None, True
-        else:
-            rate, kept = self._decide_failure(budgets, event)
+        data = None
+        if code is None and self._begun and self._data is None and result is not NO_RESULT:
+            data = bound.results.go_on(self._begun, result, bound.pipeline.max_payload_bytes)
+        if data is None:
+            data = self._freeze_end(event, error, result, code)
+        return None if data is None else self._write_end(event, code, data, duration)
+
+    def _find_code(self, error: BaseException | None, result: object) -> str | None:
+        try:
+            return self._error_code(error, result)
+        except Exception as problem:
+            if is_interruption(problem):
+                raise
+            # It is of the application's own code, failed_if= included.
+            self._warn_raised("the error code cannot be asked for", problem)
+            return None if error is None else error_type(error)
+
+    def _is_wanted(self, event: EventType, code: str | None) -> bool:
+        """Say whether the terminal event is to be written; counted here where it is not."""
+        pipeline = self._bound.pipeline
+        kept = self._kept
+        if code is not None:
+            self._rate, kept = None, True
+            if pipeline.budgets is not None:
+                self._rate, kept = self._decide_failure(pipeline.budgets, event)
         if not kept:
             pipeline.count(Slot.SAMPLED_OUT)
-            self._close()
-            return None
-        phase = "completed" if code is None else "failed"
+            return False
+        is_handed = code is None and self.conn is not None
+        if self._opened or is_handed or not self._fragment or not pipeline.is_out_of_room:
+            return True
+        pipeline.drop(event.name, self._fragment)
+        return False
+
+    def _freeze_end(
+        self, event: EventType, error: BaseException | None, result: object, code: str | None
+    ) -> str | None:
+        """Make the payload of the terminal event; None where the event is refused."""
+        pipeline = self._bound.pipeline
         values = self._terminal_values(event, result, code)
         try:
             if not self._fragment:
@@ -346,14 +373,25 @@ class Run(Operation):
             if cut:
                 pipeline.count(Slot.TRUNCATED, event=False)
         except (InvalidEvent, InvalidTenant, TenantNotSet) as problem:
-            self._reject(event, phase, values, problem)
+            self._reject(event, "completed" if code is None else "failed", values, problem)
             if pipeline.strict and error is not None:
                 error.add_note(f"tenantry: the event {event.name} was refused: {problem}")
             return None
-        extra = f'"phase":"{phase}",{self._extra}"duration_ms":{duration!r},'
-        last = bound.tails[1]
-        if code is not None:
-            extra += f'"error_code":{encode_basestring_ascii(code)},'
+        return data
+
+    def _write_end(
+        self, event: EventType, code: str | None, data: str, duration: float
+    ) -> bytes | None:
+        bound = self._bound
+        pipeline = bound.pipeline
+        rate, last = self._rate, bound.tails[1]
+        if code is None:
+            extra = f'"phase":"completed",{self._extra}"duration_ms":{duration!r},'
+        else:
+            written = encode_basestring_ascii(code)
+            extra = (
+                f'"phase":"failed",{self._extra}"duration_ms":{duration!r},"error_code":{written},'
+            )
         if code is not None or rate is not None:
             last = tail(event, 1.0 if rate is None else rate, pipeline)
         text = event_text(
@@ -375,7 +413,7 @@ class Run(Operation):
         values = self._values
         if result is not NO_RESULT:
             try:
-                found = bound.reader_of(type(result))(event, result, values)
+                found = bound.results.of(type(result)).read(event, result, values)
                 if found:
                     values = {**found, **values}
             except Exception as problem:

@@ -5,8 +5,9 @@ A decision depends on the key's value alone, so that it is the same in every pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import ceil
 from typing import Literal
 
 from tenantry.exceptions import ConfigurationError
@@ -25,6 +26,8 @@ class Sampling:
 
     rate: float
     key: str | None = None
+    _below: bytes = field(init=False, repr=False, compare=False)
+    """What the digests of all that is kept are less than."""
 
     def __post_init__(self) -> None:
         """Check the rate."""
@@ -38,6 +41,8 @@ class Sampling:
                 "than 0 and at most 1. To emit nothing, leave the event out of the taxonomy"
             )
         object.__setattr__(self, "rate", rate)  # a Fraction or a Decimal is no JSON number
+        below = ceil(rate * 2.0**64).to_bytes(9, "big")  # of rate 1, that is 2**64
+        object.__setattr__(self, "_below", b"\xff" * 9 if below[0] else below[1:])
 
     def decide(self, value: object, own_id: str) -> bool:
         """Decide by the key's value, or by the operation's or fact's own id without one."""
@@ -50,8 +55,7 @@ class Sampling:
 
     def keeps(self, value: object) -> bool:
         """Decide: the first 8 bytes of BLAKE2b of the value's text are below rate · 2**64."""
-        digest = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=64).digest()
-        return int.from_bytes(digest[:8], "big") < self.rate * 2.0**64
+        return blake2b(str(value).encode("utf-8", "surrogatepass")).digest() < self._below
 
 
 @dataclass(frozen=True, slots=True)

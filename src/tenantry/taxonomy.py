@@ -23,6 +23,7 @@ from tenantry.schemas import (
     is_scalar,
     plain_fields,
 )
+from tenantry.writers import make_writer, members_of, write_nothing
 
 NAME = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -189,19 +190,22 @@ class EventType:
         "_freeze_fast",
         "_may_iterate",
         "_redaction",
-        "_suspects",
         "_to_json",
         "_to_python",
         "_validate",
+        "_write",
         "error_code_field",
         "fields",
         "fills_columns",
+        "is_rewritten",
         "keys",
+        "members",
         "model",
         "name",
         "plain_fields",
         "sensitive",
         "stored_keys",
+        "suspects",
         "version",
     )
 
@@ -238,10 +242,16 @@ class EventType:
         self._context = redaction if marks or self._may_iterate else None
         """For the serializers of marked fields, and of models that a field of any type may hold."""
         self._freeze_fast = compile_dict(model, self._context) or self._freeze_model
+        self.members = members_of(model)
+        """Its fields, where each can be written without pydantic."""
+        self._write = write_nothing if self.members is None else make_writer(self.members)
         self._detect = model.event_detect
-        self._suspects = redaction.prefilter(
+        self.suspects = redaction.prefilter(
             detect=self._detect, has_names=self._may_iterate or bool(marks)
         )
+        """Says whether there may be anything to remove from JSON of a payload's, text or bytes."""
+        self.is_rewritten = redaction.has_rule
+        """Whether the application's own rule sees each payload."""
 
     def _freeze_model(self, values: Mapping[str, Any]) -> bytes:
         return self._to_json(
@@ -251,29 +261,50 @@ class EventType:
             context=self._redaction,
         )
 
-    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
+    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[str, bool]:
         """Validate the values of fields and write them as JSON; also says whether any was cut.
 
         Values that are of no field of this event are passed over, and so are iterators, unread.
         Raises ``InvalidEvent`` whose detail names keys and reasons, never values.
         """
+        text = self._write(values)
+        if text is None or not text.isascii() or len(text) > max_bytes or self.suspects(text):
+            return self._freeze_further(text, values, max_bytes)
+        return text, False
+
+    def _freeze_further(
+        self, text: str | None, values: Mapping[str, Any], max_bytes: int
+    ) -> tuple[str, bool]:
+        """Do the same where that was not enough: by pydantic, and with what few payloads need."""
+        if text is None:
+            data = self._freeze_by_pydantic(values)
+        else:
+            try:
+                data = text.encode()
+            except UnicodeEncodeError:  # lone surrogates
+                data = self._freeze_carefully(values)
+        return self._check(data, max_bytes)
+
+    def _check(self, data: bytes, max_bytes: int) -> tuple[str, bool]:
+        if len(data) > max_bytes or self.suspects(data):
+            return self._finish(data, max_bytes)
+        return data.decode(), False
+
+    def _freeze_by_pydantic(self, values: Mapping[str, Any]) -> bytes:
         if self._may_iterate:
             values = payload.without_iterators(values)
         try:
-            data = self._freeze_fast(values)
+            return self._freeze_fast(values)
         except Exception as error:  # whatever a validator raises: the careful way says what
             if is_interruption(error):
                 raise
-            data = self._freeze_carefully(values)
-        if len(data) > max_bytes or self._suspects(data):
-            return self._finish(data, max_bytes)
-        return data, False
+            return self._freeze_carefully(values)
 
-    def _finish(self, data: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    def _finish(self, data: bytes, max_bytes: int) -> tuple[str, bool]:
         """Do what few payloads need: redact, make safe, cut."""
         fitted, cut = payload.fit(self.redact(data, max_bytes), max_bytes)
         # A huge text may have been cut before its secrets were, and now be short enough.
-        return fitted, cut or (len(data) > max_bytes and payload.MARK in fitted)
+        return fitted.decode(), cut or (len(data) > max_bytes and payload.MARK in fitted)
 
     def redact(self, data: bytes, max_bytes: int) -> bytes:
         """Remove from a payload's JSON what is not to be stored; raises ``InvalidEvent``."""
@@ -281,7 +312,7 @@ class EventType:
             data, self.name, max_bytes, detect=self._detect, names_count=self.is_open
         )
 
-    def freeze_known(self, values: Mapping[str, Any], max_bytes: int) -> bytes:
+    def freeze_known(self, values: Mapping[str, Any], max_bytes: int) -> str:
         """Write values that are not validated, by their stored keys, as JSON within the limit."""
         data = payload.to_json(payload.plain(values, self._redaction))
         return self._finish(data, max_bytes)[0]
@@ -320,12 +351,15 @@ class EventType:
             ) from error
         return payload.to_json(payload.plain(dumped))
 
-    def freeze_instance(self, event: Event, max_bytes: int) -> tuple[bytes, bool]:
+    def freeze_instance(self, event: Event, max_bytes: int) -> tuple[str, bool]:
         """Write an event that its class has validated; one made without that is validated now."""
-        if not self.stored_keys.keys() <= event.__dict__.keys():
-            return self.freeze(event.__dict__, max_bytes)
-        if self._may_iterate and payload.holds_iterator(event.__dict__):
-            return self.freeze(event.__dict__, max_bytes)
+        values = event.__dict__
+        if (
+            self.members is not None  # to look at the types again is the shortest way
+            or not self.stored_keys.keys() <= values.keys()
+            or (self._may_iterate and payload.holds_iterator(values))
+        ):
+            return self.freeze(values, max_bytes)
         try:
             if self._context is None:
                 data = self._to_json(event, by_alias=True, exclude_none=True, warnings="error")
@@ -340,10 +374,8 @@ class EventType:
         except Exception as error:  # whatever it is: validation says what
             if is_interruption(error):
                 raise
-            return self.freeze(event.__dict__, max_bytes)
-        if len(data) > max_bytes or self._suspects(data):
-            return self._finish(data, max_bytes)
-        return data, False
+            return self.freeze(values, max_bytes)
+        return self._check(data, max_bytes)
 
 
 def _sensitive_fields(
@@ -379,13 +411,15 @@ class OpenEventType(EventType):
         self.sensitive = {}
         self.stored_keys = {}
         self.keys = {}
+        self.members = None
         self.error_code_field = None
         self.fills_columns = True
         self._redaction = redaction
         self._detect = True
-        self._suspects = redaction.prefilter(detect=True, has_names=True)
+        self.suspects = redaction.prefilter(detect=True, has_names=True)
+        self.is_rewritten = redaction.has_rule
 
-    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[bytes, bool]:
+    def freeze(self, values: Mapping[str, Any], max_bytes: int) -> tuple[str, bool]:
         """Write the values as JSON."""
         given = payload.without_iterators(values)
         data = payload.to_json(
@@ -393,9 +427,7 @@ class OpenEventType(EventType):
                 {key: value for key, value in given.items() if value is not None}, self._redaction
             )
         )
-        if len(data) > max_bytes or self._suspects(data):
-            return self._finish(data, max_bytes)
-        return data, False
+        return self._check(data, max_bytes)
 
 
 def _plain_or_same(value: Any) -> Any:

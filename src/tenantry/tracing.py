@@ -9,6 +9,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]  # the key every instrumentation reads; it has no public name
 
+_get_current = otel_context.get_current
 _get_current_span = trace.get_current_span
 _INVALID = trace.INVALID_SPAN
 
@@ -18,6 +19,8 @@ def span_fragment() -> str:
 
     Ids are lower-case hexadecimal, 32 and 16 digits, as in W3C Trace Context.
     """
+    if not _get_current():
+        return ""
     span = _get_current_span()
     if span is _INVALID:
         return ""

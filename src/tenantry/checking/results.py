@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from tenantry.callables import kind_of
-from tenantry.operation import PLAIN_RESULTS
+from tenantry.results import PLAIN_RESULTS
 from tenantry.taxonomy import EventType
 
 

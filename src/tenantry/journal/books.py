@@ -38,6 +38,10 @@ class Slot(IntEnum):
     DROPPED_INTERRUPTED = 20
     DROPPED_HANDOVER_FAILED = 21
 
+    __hash__ = int.__hash__  # that of enumerations is written in Python
+
+
+_EMITTED: Final = int(Slot.EMITTED)
 
 DROP_REASONS: Final = {
     slot: slot.name.removeprefix("DROPPED_").lower()
@@ -56,32 +60,30 @@ class Books:
     """The counters of one journal: in memory exact at any time, mapped so that they survive a kill.
 
     Thread-safe and safe to re-enter from a signal handler: each counter is an
-    ``itertools.count``, whose step is one uninterruptible call, and what is written to the map is
-    re-read until it is current.
+    ``itertools.count``, whose step is one uninterruptible call, and between a comparison and an
+    assignment to the map nothing is called, so that neither a thread nor a handler comes in.
     """
 
     def __init__(self, page: mmap.mmap, *, lock: threading.RLock) -> None:
         self._page = page
         self._view = memoryview(page).cast("Q")
         self._lock = lock
-        self.counts = {slot: itertools.count(self._view[slot]) for slot in Slot}
+        self.counts = [itertools.count(self._view[slot]) for slot in range(max(Slot) + 1)]
         """What ``add`` moves. To step one is a single call, which needs no frame and no lock; the
         map may lag behind it until the next ``add``, or an adoption, which counts anew."""
 
     def add(self, slot: Slot, sequence: int = 0) -> None:
         """Count one; ``sequence`` is the event's number, which moves the mapped EMITTED up."""
-        next(self.counts[slot])
-        self.write(slot, sequence)
+        self.write(slot, next(self.counts[slot]) + 1, sequence)
 
-    def write(self, slot: Slot, sequence: int = 0) -> None:
-        """Write a counter into the map."""
-        view, counter = self._view, self.counts[slot]
+    def write(self, slot: Slot, count: int, sequence: int = 0) -> None:
+        """Write into the map that a counter was moved to ``count``, or further."""
+        view = self._view
         with self._lock:
-            # As `peek` reads it: on the caller's path, where each further call costs.
-            while view[slot] != (current := int(repr(counter)[6:-1])):
-                view[slot] = current
-            if sequence > view[Slot.EMITTED]:  # noqa: PLR1730  # no call: it may be re-entered
-                view[Slot.EMITTED] = sequence
+            if count > view[slot]:  # noqa: PLR1730  # max() would be a call
+                view[slot] = count
+            if sequence > view[_EMITTED]:  # noqa: PLR1730
+                view[_EMITTED] = sequence
 
     def current(self, slot: Slot) -> int:
         """Read a counter that ``add`` moves."""

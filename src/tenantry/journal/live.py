@@ -52,10 +52,8 @@ SEGMENT_BYTES: Final = 2 * 1024 * 1024
 FIRST_SEGMENT_BYTES: Final = 256 * 1024
 """Size of the first one, and all that a short-lived process takes."""
 
-
 _MAP_FLAGS: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-"""Pages are faulted in when a segment is mapped, mostly by the shipper, not when it is written."""
-
+"""What is mapped in a hurry is readable at once; ``Segment.fault_in`` does more, off the path."""
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -341,9 +339,11 @@ class Journal:
         active = self._active
         if not self._spares and (active.is_sealed() or active.used() > len(active.map) // 2):
             try:
-                self._spares.append(self._new_segment())
+                spare = self._new_segment()
             except OSError:
                 return  # the rotation that needs it finds out, and says so
+            self._spares.append(spare)
+            spare.fault_in()
 
     def turn_over(self) -> None:
         """Go on in a fresh segment where somebody asked for it, so that this one can go.
@@ -425,6 +425,11 @@ class Journal:
         self.prepare()  # the disk may be full, whatever the limit says
         return bool(self._spares)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a line would be refused without another try."""
+        return self._active.is_sealed() and time.monotonic() < self._full_until
+
     def free_bytes(self) -> int:
         """Count the bytes that lines can still take; settled segments make room, and do not count.
 
@@ -435,6 +440,10 @@ class Journal:
         unmapped = max(0, self.max_bytes - self.used_bytes()[1]) // self.segment_bytes
         left = sum(len(segment.map) - segment.used() for segment in mapped)
         return left + unmapped * self.segment_bytes
+
+    def unsettled_bytes(self) -> int:
+        """Count the bytes of this journal's own segments that are still to be settled."""
+        return sum(len(s.map) for s in self._all_segments() if s.settled_at is None)
 
     def used_bytes(self) -> tuple[int, int]:
         """Count the bytes of settled segments and of all else, of all journals of the root.
@@ -457,7 +466,7 @@ class Journal:
         """Read the counters, in an order in which no sum can run ahead of ``emitted``."""
         interrupted = self.books.current(Slot.DROPPED_INTERRUPTED)
         if interrupted != self.books[Slot.DROPPED_INTERRUPTED]:  # counted where no stack was left
-            self.books.write(Slot.DROPPED_INTERRUPTED, peek(self.sequence) - 1)
+            self.books.write(Slot.DROPPED_INTERRUPTED, interrupted, peek(self.sequence) - 1)
         accepted = peek(self._accepted)
         handed = self.books.current(Slot.HANDED)
         sampled_out = self.books.current(Slot.SAMPLED_OUT)

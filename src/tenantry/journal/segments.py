@@ -29,6 +29,12 @@ SEGMENT_SUFFIX: Final = ".segment"
 SETTLED_SUFFIX: Final = ".settled"
 """Of a segment that is only kept to be sent again after a failover; it takes nobody's room."""
 
+_MADV_POPULATE_WRITE: Final = 23
+"""Of Linux 5.14 (``asm-generic/mman-common.h``); Python's ``mmap`` has no name for it."""
+
+_FAULT_BYTES: Final = 64 * 1024
+"""Made writable in one call: some 40 us."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -79,6 +85,16 @@ class Segment:
         """Unmap, and close the descriptor."""
         self.map.close()
         self.close_file()
+
+    def fault_in(self) -> None:
+        """Make the pages writable now, so that no caller waits for the file system at each.
+
+        In parts, because Python lets no other thread run within one. Before Linux 5.14 nothing
+        happens, and callers wait.
+        """
+        with suppress(OSError, ValueError):  # ValueError: it was used up and closed meanwhile
+            for start in range(0, len(self.map), _FAULT_BYTES):
+                self.map.madvise(_MADV_POPULATE_WRITE, start, _FAULT_BYTES)
 
     def let_go(self) -> None:
         """Unmap a settled segment of a file: a map holds a descriptor of its own as well."""
