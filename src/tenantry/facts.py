@@ -258,7 +258,7 @@ class _Fact:
         value = None if key is None else self.values.get(key)
         if sampling.decide(value, event_id):
             return sampling.rate
-        self.pipeline.count(Slot.SAMPLED_OUT)
+        self.pipeline.sample_out()
         return 0.0
 
     def _add(self, fields: Mapping[str, Any]) -> None:
@@ -366,7 +366,7 @@ class _Fact:
             name = "?" if declared is None else declared.name
             sampling = self.budgets.limit(None, fragment or NOBODY, name, failed=True)
             if sampling is not None and not sampling.keeps(self.pipeline.new_id()):
-                self.pipeline.count(Slot.SAMPLED_OUT)
+                self.pipeline.sample_out()
                 return
         self._reject(declared, problem)
 

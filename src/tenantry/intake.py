@@ -37,6 +37,8 @@ WARNING_INTERVAL: Final = 60.0
 
 _WARNINGS_KEPT: Final = 1000
 
+_SAMPLED_OUT: Final = Slot.SAMPLED_OUT  # to look a member up costs as much as to count one
+
 _GAPS: Final = {
     slot: DROP_REASONS[slot] for slot in (Slot.DROPPED_JOURNAL_FULL, Slot.DROPPED_DISK_FULL)
 }
@@ -140,6 +142,10 @@ class Intake(ABC):
                     next(journal.books.counts[slot])
                 error.__dict__[COUNTED] = 0
             raise
+
+    def sample_out(self) -> None:
+        """Count an event that is sampled out."""
+        self.count(_SAMPLED_OUT)
 
     @property
     def is_out_of_room(self) -> bool:

@@ -153,7 +153,7 @@ class Run(Operation):
                 problem = scope_problem(self._scope)
                 self._reject(bound.started, "started", self._values, problem)
             elif not self._kept:
-                bound.pipeline.count(Slot.SAMPLED_OUT)
+                bound.pipeline.sample_out()
         return bool(self._fragment) and self._kept
 
     def _decide(self, sampling: Sampling) -> bool:
@@ -352,7 +352,7 @@ class Run(Operation):
             if pipeline.budgets is not None:
                 self._rate, kept = self._decide_failure(pipeline.budgets, event)
         if not kept:
-            pipeline.count(Slot.SAMPLED_OUT)
+            pipeline.sample_out()
             return False
         is_handed = code is None and self.conn is not None
         if self._opened or is_handed or not self._fragment or not pipeline.is_out_of_room:

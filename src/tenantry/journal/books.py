@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import threading
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -59,15 +58,15 @@ same, so that whoever catches it does not count the event again."""
 class Books:
     """The counters of one journal: in memory exact at any time, mapped so that they survive a kill.
 
-    Thread-safe and safe to re-enter from a signal handler: each counter is an
-    ``itertools.count``, whose step is one uninterruptible call, and between a comparison and an
-    assignment to the map nothing is called, so that neither a thread nor a handler comes in.
+    Thread-safe and safe to re-enter from a signal handler, without a lock: each counter is an
+    ``itertools.count``, whose step is one uninterruptible call, and what is written to the map is
+    compared and stored in one statement that calls nothing, within which the interpreter lets no
+    thread and no handler run.
     """
 
-    def __init__(self, page: mmap.mmap, *, lock: threading.RLock) -> None:
+    def __init__(self, page: mmap.mmap) -> None:
         self._page = page
         self._view = memoryview(page).cast("Q")
-        self._lock = lock
         self.counts = [itertools.count(self._view[slot]) for slot in range(max(Slot) + 1)]
         """What ``add`` moves. To step one is a single call, which needs no frame and no lock; the
         map may lag behind it until the next ``add``, or an adoption, which counts anew."""
@@ -79,11 +78,8 @@ class Books:
     def write(self, slot: Slot, count: int, sequence: int = 0) -> None:
         """Write into the map that a counter was moved to ``count``, or further."""
         view = self._view
-        with self._lock:
-            if count > view[slot]:  # noqa: PLR1730  # max() would be a call
-                view[slot] = count
-            if sequence > view[_EMITTED]:  # noqa: PLR1730
-                view[_EMITTED] = sequence
+        view[slot] = count if count > view[slot] else view[slot]  # noqa: FURB136  # max() is a call
+        view[_EMITTED] = sequence if sequence > view[_EMITTED] else view[_EMITTED]  # noqa: FURB136
 
     def current(self, slot: Slot) -> int:
         """Read a counter that ``add`` moves."""

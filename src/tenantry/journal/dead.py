@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -51,7 +50,7 @@ class DeadJournal:
         )
         self.is_sealed = True
         self._locks = locks
-        self.books = Books(map_books(directory, create=False), lock=threading.RLock())
+        self.books = Books(map_books(directory, create=False))
         self.segments = {s.number: s for s in map_segments(directory)}
         self._scan()
 

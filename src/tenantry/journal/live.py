@@ -121,7 +121,7 @@ class Journal:
         self.directory = None if root is None else root / journal_id
         try:
             page = self._claim_directory()
-            self.books = Books(page, lock=self._rotation)
+            self.books = Books(page)
             self.books[Slot.FORMAT] = LINE_FORMAT
             self._active = self._publish(self._new_segment(min(segment_bytes, FIRST_SEGMENT_BYTES)))
             self._write = self._active.map.write
