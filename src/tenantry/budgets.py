@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from operator import itemgetter
-from statistics import median_low
 from typing import Final
 
 from tenantry.context import tenant_of
@@ -226,9 +225,10 @@ def fair_level(used: list[float], capacity: float) -> float:
     twice the median: a load that all share alike is nobody's fault.
     """
     left, parts = capacity, len(used)
-    for n in sorted(used):
+    in_order = sorted(used)
+    for n in in_order:
         if n * parts > left:
-            return max(left / parts, 2.0 * median_low(used))
+            return max(left / parts, 2.0 * in_order[(len(used) - 1) // 2])
         left -= n
         parts -= 1
     return float("inf")
