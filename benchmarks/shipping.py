@@ -27,8 +27,8 @@ from benchmarks.results import Goal, Measurement, Section, at_least, at_most
 from benchmarks.servers import Server
 from benchmarks.workload import TAXONOMY, TENANTS, URL, ingest
 from tenantry import Pipeline, tenant
-from tenantry.batches import BATCH_BYTES, make_batch
-from tenantry.exporters import BEGINNING, Batch, Outcome, Retry
+from tenantry.batches import Lane, make_batch
+from tenantry.exporters import Batch, Outcome, Retry
 from tenantry.exporters.postgres import PostgresExporter
 from tenantry.journal import adopt, journal_directories
 from tenantry.record import EVENT_COLUMNS
@@ -74,13 +74,13 @@ def read_batches(root: Path) -> tuple[list[Batch], float]:
         raise RuntimeError(f"the journal {directory} cannot be adopted")
     begin = time.process_time()
     batches: list[Batch] = []
-    position = start = BEGINNING
-    while (chunk := journal.read(position, BATCH_BYTES)) is not None:
-        batch = make_batch(journal, chunk, start)
+    lane = Lane(journal)
+    while (chunk := journal.read(lane.position, lane.batch_bytes)) is not None:
+        batch = make_batch(lane, chunk)
         if batch.events or batch.tallies:
             batches.append(batch)
-            start = chunk.end
-        position = chunk.end
+            lane.go_to(chunk.end)
+        lane.position = chunk.end
     spent = time.process_time() - begin
     journal.close(remove=False)
     return batches, spent

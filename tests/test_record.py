@@ -84,7 +84,7 @@ def test_lines_are_checked_together_as_each_is_alone(rows):
         damage[state](format_line(kind, 7, json.dumps(row)).rstrip(b"\n"))
         for kind, row, state in rows
     ]
-    found = check_lines(lines)
+    found = check_lines([line + b"\n" for line in lines])
     assert found == [
         line[9:] if state == "whole" else None
         for line, (_, _, state) in zip(lines, rows, strict=True)

@@ -194,16 +194,12 @@ class Shipper:
         An idle process pays for the rounds that find nothing: most of them look at no file of other
         processes, and are not followed by what is to be done after a round.
         """
-        if self._own is not None and isinstance(self._own.journal, Journal):
-            self._own.journal.prepare()
-            self._own.journal.turn_over()
-            self._own.journal.forget_settled(0.0 if self.root is None else self.retained)
-            self._own.journal.let_go_unread(self._own.position)
         self._has_looked = self._monotonic() >= self._next_adoption and not self._stopping
+        has_news = self._keep_house()
         if self._has_looked:
             self._next_adoption = self._monotonic() + ADOPTION_INTERVAL
             self.adopt_dead()
-        busy = self._own is not None and self._ship(self._own)
+        busy = has_news and self._own is not None and self._ship(self._own)
         for lane in list(self._dead):
             if self.trouble is not None:
                 return False
@@ -212,6 +208,18 @@ class Shipper:
             elif self.trouble is None:
                 self._finish_dead(lane)
         return busy and self.trouble is None
+
+    def _keep_house(self) -> bool:
+        """Do what this process's journal needs; False where there is surely nothing to ship."""
+        if self._own is None or self.journal is None:
+            return False
+        self.journal.turn_over()
+        has_news = self._own.has_news()
+        if has_news or self._has_looked:
+            self.journal.prepare()
+            self.journal.forget_settled(0.0 if self.root is None else self.retained)
+            self.journal.let_go_unread(self._own.position)
+        return has_news
 
     def adopt_dead(self) -> None:
         """Take over the journals of dead processes, and end the operations that they left open."""
@@ -296,10 +304,10 @@ class Shipper:
         has_last_word = chunk is None and self._has_last_word(lane)
         if has_last_word:
             at = lane.settled
-            chunk = Chunk(at, at, at.segment, bodies=[], corrupt=[], ends_segment=False)
+            chunk = Chunk(at, at, at.segment, [], [], begins_segment=False, ends_segment=False)
         if chunk is None:
             return False
-        batch = make_batch(lane.journal, chunk, lane.settled)
+        batch = make_batch(lane, chunk)
         has_rows = batch.events or batch.rejects or batch.tallies or has_last_word
         # A segment without an event, rotated out: it is settled all the same, so that it can go.
         has_rows = has_rows or (chunk.ends_segment and not lane.journal.is_sealed)
@@ -320,7 +328,7 @@ class Shipper:
         lane.journal.settle(chunk.end, stored=outcome.stored, rejected=outcome.rejected)
         lane.go_to(chunk.end)
         if lane is self._own:
-            self.settled_bytes += sum(map(len, (*batch.events, *batch.rejects)))
+            self.settled_bytes += sum(map(len, batch.events)) + sum(map(len, batch.rejects))
         lane.totals_sent = batch.totals
         with self.settled:
             self.settled.notify_all()

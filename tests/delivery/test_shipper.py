@@ -293,7 +293,8 @@ def test_idle_shipper_looks_mostly_at_its_own_journal_alone(tmp_path: Path, monk
     looks: list[str] = []
     rounds: list[None] = []
     journal = make_journal(tmp_path)
-    monkeypatch.setattr(journal, "prepare", lambda: rounds.append(None))
+    monkeypatch.setattr(journal, "turn_over", lambda: rounds.append(None))
+    monkeypatch.setattr(journal, "prepare", lambda: looks.append("at its room"))
     shipper = Shipper(
         Destination(),
         journal,
@@ -311,14 +312,14 @@ def test_idle_shipper_looks_mostly_at_its_own_journal_alone(tmp_path: Path, monk
 
     shipper.start()
     pass_rounds()
-    assert looks == ["at other journals", "after a round"]
+    assert looks == ["at its room", "at other journals", "after a round"]
     now = ADOPTION_INTERVAL
     pass_rounds()
-    assert looks == ["at other journals", "after a round"] * 2
+    assert looks == ["at its room", "at other journals", "after a round"] * 2
     append_event(journal, 1)
     shipper.wake()
-    wait_until(lambda: len(looks) > 4)  # what was stored is looked after at once
-    assert looks[4:] == ["after a round"]
+    wait_until(lambda: len(looks) > 7)  # what was stored is looked after at once
+    assert looks[6:] == ["at its room", "after a round"]
     journal.seal()
     assert shipper.stop(now + 20)
     journal.close(remove=True)

@@ -16,7 +16,7 @@ REMEMBERED: Final = 900.0
 """Seconds for which nobody waits again, from the last row that was refused."""
 
 MOST: Final = 10_000
-"""Tenants that are remembered; beyond it nobody is waited for. A batch has about 4,000 rows."""
+"""Tenants that are remembered; beyond it nobody is waited for. A batch has about 4,500 rows."""
 
 
 class Absentees:

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from tenantry.exporters import Position
 from tenantry.journal.files import open_file
@@ -131,6 +132,7 @@ class Chunk:
     """What is behind the checksum of each line: `take_apart` knows how to read it."""
     corrupt: list[int]
     """Offsets of complete lines whose checksum fails."""
+    begins_segment: bool
     ends_segment: bool
 
 
@@ -191,7 +193,7 @@ def read_chunk(segments: dict[int, Segment], position: Position, max_bytes: int)
     segment.corrupt.update(corrupt)
     ends_segment = sealed and offset + len(data) >= used
     end = Position(number + 1, 0) if ends_segment else Position(number, offset + len(data))
-    return Chunk(position, end, number, bodies, corrupt, ends_segment)
+    return Chunk(position, end, number, bodies, corrupt, offset == 0, ends_segment)
 
 
 def split_lines(data: bytes, offset: int = 0) -> tuple[list[Line], list[int]]:
@@ -207,14 +209,29 @@ def split_lines(data: bytes, offset: int = 0) -> tuple[list[Line], list[int]]:
 def _split(data: bytes, offset: int) -> tuple[list[bytes], list[int]]:
     bodies: list[bytes] = []
     corrupt: list[int] = []
-    lines = data.split(b"\n")[:-1]
-    for line, body in zip(lines, check_lines(lines), strict=True):
-        if body is not None:
-            bodies.append(body)
-        elif b"\0" not in line:
-            corrupt.append(offset)
-        offset += len(line) + 1
+    file = BytesIO(data)  # it finds line feeds in a fifth of the time that `bytes.split` takes
+    while lines := file.readlines(_AT_ONCE):
+        if not lines[-1].endswith(b"\n"):
+            lines.pop()
+        found = check_lines(lines)
+        if None in found:
+            corrupt += _corrupt(lines, found, offset)
+            found = [body for body in found if body is not None]
+        bodies += cast("list[bytes]", found)
+        offset += sum(map(len, lines))
     return bodies, corrupt
+
+
+_AT_ONCE: Final = 256 * 1024
+"""Bytes of lines that are checked together: what the cache of a processor holds, several times."""
+
+
+def _corrupt(lines: list[bytes], bodies: list[bytes | None], offset: int) -> Iterator[int]:
+    """Iterate over the offsets of the lines that are no torn ones, and have no body."""
+    for line, body in zip(lines, bodies, strict=True):
+        if body is None and b"\0" not in line:
+            yield offset
+        offset += len(line)
 
 
 def lines_of(segment: Segment) -> Iterator[Line]:
