@@ -422,9 +422,9 @@ _KEEP_MEMORY: Final = b"SELECT pg_catalog.octet_length(pg_catalog.repeat('.', 40
 """Allocates 4 MB once, so that the server's process keeps the memory of a statement for the next.
 
 What glibc gives back to the kernel at each end of a statement comes again as page faults. It keeps
-up to twice the largest block that it mapped and that was freed (its manual, M_MMAP_THRESHOLD). That
-is a fifth of the server's time, where small batches came before large ones (15 and 18); elsewhere
-it does nothing.
+up to twice the largest block that it mapped and that was freed (its manual, M_MMAP_THRESHOLD).
+Where small batches came before large ones, that is 5 to 25 % of the server's time (15 and 18);
+elsewhere it does nothing.
 """
 _END_SINCE: Final = 5
 """The migration that added ``ended_at``."""
