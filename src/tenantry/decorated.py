@@ -22,10 +22,11 @@ from tenantry.callables import (
     refuse_unsupported,
     takes_any_keyword,
 )
+from tenantry.codes import error_type
 from tenantry.context import current, running
 from tenantry.exceptions import ConfigurationError, TenantryError
 from tenantry.interruptions import is_interruption
-from tenantry.operation import BoundOperation, OperationSpec, error_type
+from tenantry.operation import BoundOperation, OperationSpec
 from tenantry.run import Run
 from tenantry.taxonomy import RESERVED
 

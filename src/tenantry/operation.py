@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from tenantry import payload
-from tenantry.context import Scope, safe_text
+from tenantry.context import Scope
 from tenantry.exceptions import (
     ConfigurationError,
     InvalidEvent,
@@ -32,7 +32,6 @@ from tenantry.taxonomy import (
 OnClose = Literal["completed", "cancelled"]
 """What it means that a generator's consumer stopped early."""
 
-CANCELLED: Final = "cancelled"
 _PHASES_KEPT: Final = 1000
 
 
@@ -251,17 +250,6 @@ def reason_of(problem: Exception) -> str:
     if isinstance(problem, InvalidTenant):
         return "invalid_tenant"
     return getattr(problem, "reason", "invalid")
-
-
-def error_type(error: BaseException) -> str:
-    """Give an exception's qualified type name, OpenTelemetry's ``error.type``.
-
-    Builtins go by their bare name (semantic conventions 1.44, ``error.type``).
-    """
-    kind = type(error)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return safe_text(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def refuse_reserved(data: Mapping[str, Any], what: str) -> None:

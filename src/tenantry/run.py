@@ -13,6 +13,7 @@ from tenantry import context
 from tenantry import pipeline as pipelines
 from tenantry.budgets import NOBODY, Budgets
 from tenantry.callables import outcome_of
+from tenantry.codes import code_of, error_type
 from tenantry.context import (
     Operation,
     Scope,
@@ -25,10 +26,8 @@ from tenantry.exceptions import InvalidEvent, InvalidTenant, TenantNotSet
 from tenantry.interruptions import is_interruption
 from tenantry.journal import Slot
 from tenantry.operation import (
-    CANCELLED,
     BoundOperation,
     closing_at,
-    error_type,
     pick,
     raise_for_scope,
     reason_of,
@@ -334,8 +333,13 @@ class Run(Operation):
         return None if data is None else self._write_end(event, code, data, duration)
 
     def _find_code(self, error: BaseException | None, result: object) -> str | None:
+        given: object = self._code
+        if given is None and error is not None and self._data:
+            given = self._data.get("error_code", self._data.get("errorCode"))
         try:
-            return self._error_code(error, result)
+            spec = self._bound.spec
+            code = code_of(error, result, given=given, errors=spec.errors, failed_if=spec.failed_if)
+            return None if code is None else self._bound.pipeline.redaction.short_text(code)
         except Exception as problem:
             if is_interruption(problem):
                 raise
@@ -451,39 +455,6 @@ class Run(Operation):
             self._bound.check_undeclared(keys)
         except InvalidEvent as problem:  # strict, and yet a terminal event never raises
             self._bound.pipeline.warn(("set", *keys[:5]), "%s", problem)
-
-    def _error_code(self, error: BaseException | None, result: object) -> str | None:
-        """Give the code of a failure, or None for a success; the order is the documented one."""
-        given = self._code
-        if given is None and error is not None and self._data:
-            given = self._data.get("error_code", self._data.get("errorCode"))
-        if given is not None:
-            return self._bound.pipeline.redaction.short_text(given)
-        if error is None:
-            return self._result_code(result)
-        for kind, code in self._bound.spec.errors.items():
-            if isinstance(error, kind):
-                return self._bound.pipeline.redaction.short_text(code)
-        if isinstance(error, asyncio.CancelledError):
-            return CANCELLED
-        for attribute in ("error_code", "sqlstate"):
-            own = getattr(error, attribute, None)
-            if isinstance(own, str) and own:
-                return self._bound.pipeline.redaction.short_text(own)
-        return error_type(error)
-
-    def _result_code(self, result: object) -> str | None:
-        test = self._bound.spec.failed_if
-        if test is None or result is NO_RESULT:
-            return None
-        verdict = test(result)
-        if not verdict:
-            return None
-        return (
-            self._bound.pipeline.redaction.short_text(verdict)
-            if isinstance(verdict, str)
-            else "failed"
-        )
 
     def _close(self, *, handed: bool = False) -> None:
         if self._opened:
