@@ -17,20 +17,18 @@ from typing import Final
 
 from tenantry.exceptions import JournalUnavailable
 from tenantry.exporters import Position, Totals
-from tenantry.journal.books import COUNTED, DROP_REASONS, Books, Slot, map_books, peek, settle
+from tenantry.journal.books import COUNTED, DROP_REASONS, Books, Slot, peek, settle
+from tenantry.journal.claims import Claim
 from tenantry.journal.files import (
     PAGE,
     ask_for_room,
     directory_bytes,
     is_room_asked_for,
     is_turn_over_asked_for,
-    make_private,
-    make_root,
     note_turn_over,
     open_file,
     preallocate,
     remove_directory,
-    try_lock,
 )
 from tenantry.journal.segments import (
     SETTLED_SUFFIX,
@@ -54,6 +52,9 @@ FIRST_SEGMENT_BYTES: Final = 256 * 1024
 
 _MAP_FLAGS: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 """What is mapped in a hurry is readable at once; ``Segment.fault_in`` does more, off the path."""
+
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Of memory mode: no forked child writes into what its parent reads."""
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -110,7 +111,6 @@ class Journal:
         and would meet the lock of the rotation."""
         self._numbers = itertools.count(1)
         self._spares: list[Segment] = []
-        self._locks: list[int] = []
         self.sequence = itertools.count(1)
         self._accepted = itertools.count()
         self._open: dict[str, bytes] = {}
@@ -118,16 +118,20 @@ class Journal:
         """``CLOSE`` lines of operations whose end found no room: the next segment begins so."""
         self._successor: Journal | None = None
         self.segments: dict[int, Segment] = {}
-        self.directory = None if root is None else root / journal_id
+        self.directory: Path | None = None
+        self._claim = Claim()
         try:
-            page = self._claim_directory()
-            self.books = Books(page)
+            if root is None:
+                self.books = Books(mmap.mmap(-1, PAGE, flags=_PRIVATE))
+            else:
+                self.root, self.directory, page = self._claim.make(root, journal_id)
+                self.books = Books(page)
             self.books[Slot.FORMAT] = LINE_FORMAT
             self._active = self._publish(self._new_segment(min(segment_bytes, FIRST_SEGMENT_BYTES)))
             self._write = self._active.map.write
             self.segments[self._active.number] = self._active
         except OSError as error:
-            self._undo_claim()
+            self._claim.undo()
             raise JournalUnavailable(
                 error.errno,
                 f"cannot keep a journal in {str(root)!r}: {error.strerror or error}. Give "
@@ -376,7 +380,7 @@ class Journal:
 
     def _map_segment(self, size: int, number: int = 0) -> Segment:
         if self.directory is None:
-            private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            private = mmap.mmap(-1, size, flags=_PRIVATE)
             return Segment(number, private, None)
         path = self.directory / f"spare-{threading.get_ident()}-{time.monotonic_ns()}"
         fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -594,40 +598,11 @@ class Journal:
                 if remove:
                     remove_directory(self.directory)
             self._spares.clear()
-            self._unlock()
+            self._claim.release()
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what was inherited, touch no file, take no lock."""
         for segment in [*self.segments.values(), *self._spares]:
             segment.close()
         self.books.close()
-        self._unlock()
-
-    def _claim_directory(self) -> mmap.mmap:
-        if self.root is None or self.directory is None:
-            return mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.root = make_root(self.root)
-        self.directory = self.root / self.id
-        # Nobody else can lock it before we do: it gets its name when both locks are held.
-        unnamed = self.root / f".{self.id}"
-        make_private(unnamed)
-        for name in ("owner.lock", "shipper.lock"):
-            fd = try_lock(unnamed / name, create=True)
-            if fd is None:
-                raise OSError(errno.ENOLCK, f"{name} cannot be locked")
-            self._locks.append(fd)
-        page = map_books(unnamed, create=True)
-        unnamed.rename(self.directory)
-        return page
-
-    def _undo_claim(self) -> None:
-        self._unlock()
-        if self.root is not None:
-            for directory in (self.root / f".{self.id}", self.root / self.id):
-                if directory.is_dir():
-                    remove_directory(directory)
-
-    def _unlock(self) -> None:
-        for fd in self._locks:
-            os.close(fd)
-        self._locks.clear()
+        self._claim.release()
