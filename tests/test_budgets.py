@@ -283,9 +283,9 @@ def test_operation_that_is_left_out_leaves_no_line(clock):
     with capture(clock, Budget(0.001), taxonomy=SAAS) as events:
         ingest(ACME, 100)
         clock.tick(10)
-        before = events._journal.free_bytes()
+        before = events._journal.shelf.free_bytes()
         ingest(ACME, 100)
-        assert events._journal.free_bytes() > before - 2000
+        assert events._journal.shelf.free_bytes() > before - 2000
         assert events.stats().sampled_out >= 190
 
 
@@ -488,6 +488,6 @@ def test_same_budgets_give_the_same_pipeline_and_others_raise():
 def test_fair_share_is_set_by_a_variable(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("TENANTRY_FAIR_SHARE", value)
     made = configure(exporter=MemoryExporter())
-    monkeypatch.setattr(made._journal, "free_bytes", lambda: 1)
+    monkeypatch.setattr(made._journal.shelf, "free_bytes", lambda: 1)
     made._note_room(made._journal)
     assert (made.budgets is not None) == (value == "true")

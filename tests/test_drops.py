@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tenantry import Drop, Event, Sampling, emits, log_event, tenant
+from tenantry import Drop, Event, Pipeline, Sampling, emits, log_event, tenant
 from tenantry.drops import MAX_KINDS, Drops, News, make_drops
 from tenantry.exceptions import ConfigurationError, InvalidEvent
 from tenantry.journal import Slot
@@ -34,7 +34,8 @@ def make(destination):
     made = []
 
     def make_one(journal=None, **options):
-        pipeline = make_pipeline(destination, journal, journal_max_bytes=4 << 20, **options)
+        options = {"journal_max_bytes": 4 << 20, **options}
+        pipeline = make_pipeline(destination, journal, **options)
         made.append(pipeline)
         return pipeline
 
@@ -184,6 +185,13 @@ def test_what_is_sampled_out_is_not_dropped(make, destination):
         log_event("weighed", grams=1)
     assert pipeline.stats().sampled_out == 1
     assert pipeline.stats().dropped == {"journal_full": 1}
+
+
+def test_who_fills_the_segments_sees_that_room_is_short(make, destination, tmp_path, monkeypatch):
+    monkeypatch.setattr(Pipeline, "_after_round", lambda _: None)  # where the shipper looks
+    pipeline = make(tmp_path, journal_max_bytes=16 << 20)
+    fill(pipeline, destination)
+    assert pipeline.budgets is not None
 
 
 # Who is told.

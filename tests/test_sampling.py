@@ -132,9 +132,9 @@ def test_what_is_left_out_leaves_no_mark_that_it_is_open(tmp_path):
         capture_events(SAAS, sampling={"ingest": ALMOST_NONE}, journal=tmp_path) as events,
         tenant(ACME),
     ):
-        before = events._journal.free_bytes()
+        before = events._journal.shelf.free_bytes()
         with emits("ingest", source_type="web", url="https://a.example"):
-            assert events._journal.free_bytes() == before
+            assert events._journal.shelf.free_bytes() == before
             assert not events._journal.has_open_operations()
 
 

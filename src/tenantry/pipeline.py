@@ -234,8 +234,8 @@ class Pipeline(Intake):
     def _note_room(self, journal: Journal) -> None:
         """See whether the journal is short of room: then no tenant gets more than its share."""
         if self._fair_share:
-            free = journal.free_bytes()
-            self._limits.press(free if free < journal.max_bytes / 2 else None)
+            free = journal.shelf.free_bytes()
+            self._limits.press(free if free < journal.shelf.max_bytes / 2 else None)
             self.budgets = self._limits if self._limits.is_needed else None
 
     def _after_rotation(self, journal: Journal) -> None:
@@ -243,7 +243,7 @@ class Pipeline(Intake):
 
         To look is to list the files of all processes; the shipper does that in each round anyway.
         """
-        if journal.unsettled_bytes() > journal.max_bytes / 8:
+        if journal.shelf.unsettled_bytes() > journal.shelf.max_bytes / 8:
             self._note_room(journal)
 
     def _after_round(self) -> None:
@@ -319,7 +319,7 @@ class Pipeline(Intake):
         stop = self._stop_sync
         while not stop.wait(0.05):
             try:
-                journal.sync()
+                journal.shelf.sync()
             except OSError as error:
                 if not stop.is_set():  # else it was closed under us
                     self.warn(
@@ -425,7 +425,7 @@ class Pipeline(Intake):
         journal, shipper = self._journal, self._shipper
         if journal is None or shipper is None:
             return books
-        retained, rest = journal.used_bytes()
+        retained, rest = journal.shelf.used_bytes()
         return replace(
             books,
             lag=shipper.lag(self.time_ns() / 1e9) if books.pending else 0.0,

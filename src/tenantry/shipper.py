@@ -217,8 +217,8 @@ class Shipper:
         has_news = self._own.has_news()
         if has_news or self._has_looked:
             self.journal.prepare()
-            self.journal.forget_settled(0.0 if self.root is None else self.retained)
-            self.journal.let_go_unread(self._own.position)
+            self.journal.shelf.forget_settled(0.0 if self.root is None else self.retained)
+            self.journal.shelf.let_go_unread(self._own.position)
         return has_news
 
     def adopt_dead(self) -> None:

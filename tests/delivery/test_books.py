@@ -50,10 +50,10 @@ class BooksMachine(RuleBasedStateMachine):
             ship_interval=0.005,
         )
         journal = pipeline._journal
-        journal.segment_bytes = SEGMENT_BYTES
-        journal.max_bytes = sum(journal.used_bytes()) + 5 * SEGMENT_BYTES
+        journal.shelf.segment_bytes = SEGMENT_BYTES
+        journal.shelf.max_bytes = sum(journal.shelf.used_bytes()) + 5 * SEGMENT_BYTES
         while len(journal.segments) == 1:  # the first segment was made with the default size
-            journal._replace(journal._active, journal._new_segment())
+            journal._replace(journal.shelf.active, journal.shelf.new_segment())
         return pipeline
 
     def _emit(self, *arguments, **data) -> None:
@@ -112,7 +112,7 @@ class BooksMachine(RuleBasedStateMachine):
     def rotate(self) -> None:
         journal = self.pipeline._journal
         with journal._rotation:
-            journal._rotate(journal._active)
+            journal._rotate(journal.shelf.active)
 
     @rule()
     def flush(self) -> None:

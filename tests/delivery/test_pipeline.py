@@ -435,7 +435,7 @@ def test_operation_whose_end_waited_for_room_does_not_look_open(make, destinatio
         with emits("work"):
             while made._journal.has_room():
                 tick(made, text="x" * 1500)
-            made._journal._active.map.seek(0, os.SEEK_END)  # not a byte is left
+            made._journal.shelf.active.map.seek(0, os.SEEK_END)  # not a byte is left
             opener = threading.Timer(0.05, destination.is_open.set)
             opener.start()
         assert made._journal._open == {}

@@ -275,7 +275,7 @@ def test_flush_recovers_when_the_destination_forgot_what_is_kept_no_more(destina
         tick(pipeline)
         assert pipeline.flush(20)
         with journal._rotation:
-            journal._rotate(journal._active)
+            journal._rotate(journal.shelf.active)
     wait_until(lambda: len(journal.segments) == 1)
     destination.cursors.clear()
     tick(pipeline)

@@ -127,7 +127,7 @@ def test_open_operation_survives_the_removal_of_its_segment(tmp_path: Path):
     for number in range(60):
         append_event(journal, number)
     journal.settle(Position(max(journal.segments), 0), stored=1, rejected=0)
-    journal.forget_settled(-1)
+    journal.shelf.forget_settled(-1)
     assert len(segment_files(journal.directory)) == 1
     assert set(adopted(die(journal)).open) == {"A", "B"}
 
@@ -151,7 +151,7 @@ def test_start_that_finds_no_room_is_not_open(
     def refuse(_line: bytes) -> bool:
         if rotates:  # another thread's
             with journal._rotation:
-                assert journal._rotate(journal._active)
+                assert journal._rotate(journal.shelf.active)
         return False
 
     def is_full(_line: bytes) -> int:
@@ -161,7 +161,7 @@ def test_start_that_finds_no_room_is_not_open(
         patch.setattr(journal, "_write", is_full)
         patch.setattr(journal, "_append_rotating", refuse)
         assert not start(journal, "A")
-        write = journal._active.map.write
+        write = journal.shelf.active.map.write
     journal._write = write
     start(journal, "B")
     assert journal.has_open_operations()
@@ -185,7 +185,7 @@ def test_operation_closed_during_a_rotation_never_looks_open(tmp_path: Path, run
         thread.join(30)
     newest = max(journal.segments)
     journal.settle(Position(newest - run, 0), stored=0, rejected=0)
-    journal.forget_settled(-1)
+    journal.shelf.forget_settled(-1)
     dead = adopted(die(journal))
     assert dead.open == {}
 
@@ -214,7 +214,7 @@ def test_counts_are_exact_after_segments_are_removed(tmp_path: Path):
         thread.join(30)
     # What a header says of the lines before it lacks the calls that were under way.
     journal.settle(Position(max(journal.segments), 0), stored=0, rejected=0)
-    journal.forget_settled(-1)
+    journal.shelf.forget_settled(-1)
     totals = adopted(die(journal)).totals()
     assert (totals.emitted, totals.accepted, totals.dropped) == (2000, 2000, {})
 
@@ -336,7 +336,7 @@ def test_journal_that_has_room_for_one_segment_goes_on_when_it_is_settled(tmp_pa
         while append_event(journal, 0):
             pass
         journal.settle(Position(max(journal.segments) + 1, 0), stored=0, rejected=0)
-        journal.forget_settled(-1)
+        journal.shelf.forget_settled(-1)
         assert len(journal.segments) == 1  # the checkpoint is never without a segment
         assert journal.has_room()
         _append_until_taken(journal)
@@ -360,7 +360,7 @@ def test_segment_that_must_be_sent_again_is_not_removed(tmp_path: Path):
         append_event(journal, number)
     journal.settle(Position(max(journal.segments), 0), stored=60, rejected=0)
     journal.settle(BEGINNING, stored=-60, rejected=0)
-    journal.forget_settled(-1)
+    journal.shelf.forget_settled(-1)
     assert numbers_in(journal) == list(range(60))
 
 
@@ -372,13 +372,14 @@ def test_segments_that_wait_are_unmapped_and_read_all_the_same(tmp_path: Path, *
         append_event(journal, number)
     last = max(journal.segments)
     assert last > 5
-    journal.let_go_unread(Position(2, 0))
+    journal.shelf.let_go_unread(Position(2, 0))
     mapped = {number for number, segment in journal.segments.items() if not segment.map.closed}
     assert mapped == ({1, 2, 3, last} if in_files else set(journal.segments))
+    assert journal.shelf.unsettled_bytes() == last * SMALL
     assert append_event(journal, 100)
     assert len(rows_in(journal)) == 102
     assert end(journal, "A")
-    journal.let_go_unread(BEGINNING)
+    journal.shelf.let_go_unread(BEGINNING)
     if in_files:
         assert len(rows_in(adopted(die(journal)))) == 103
 
@@ -393,7 +394,7 @@ def test_spare_segment_is_prepared_once_and_used(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=SMALL)
     journal.prepare()
     assert list(journal.directory.glob("spare-*")) == []
-    while journal._active.used() <= SMALL // 2:
+    while journal.shelf.active.used() <= SMALL // 2:
         append_event(journal, 0)
     journal.prepare()
     journal.prepare()
@@ -407,7 +408,7 @@ def test_spare_segment_is_prepared_once_and_used(tmp_path: Path):
 
 def test_sealed_journal_refuses_and_prepares_nothing(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=SMALL)
-    while journal._active.used() <= SMALL // 2:
+    while journal.shelf.active.used() <= SMALL // 2:
         append_event(journal, 0)
     journal.seal()
     journal.prepare()
@@ -461,11 +462,11 @@ def test_settled_segments_hold_no_descriptor_and_can_be_read_again(tmp_path: Pat
         append_event(journal, number)
     assert len(journal.segments) > 10
     journal.settle(Position(max(journal.segments), 0), stored=0, rejected=0)
-    journal.forget_settled(300)
+    journal.shelf.forget_settled(300)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
     journal.settle(BEGINNING, stored=0, rejected=0)
     assert numbers_in(journal) == list(range(300))
-    journal.forget_settled(-1)
+    journal.shelf.forget_settled(-1)
     journal.close(remove=True)
 
 
@@ -485,7 +486,7 @@ def test_full_disk_has_no_room_although_all_is_settled(small_disk: Path):
 
 def test_removed_directory_drops_events_and_raises_nothing(tmp_path: Path):
     journal = make_journal(tmp_path, segment_bytes=SMALL)
-    while journal._active.used() <= SMALL // 2:
+    while journal.shelf.active.used() <= SMALL // 2:
         append_event(journal, 0)
     journal.prepare()  # a spare that has lost its name by the time it is needed
     shutil.rmtree(journal.directory)
@@ -571,15 +572,15 @@ def test_settled_segments_of_another_process_take_nobodys_room(tmp_path: Path):
     while len(keeper.segments) < 6:
         assert append_event(keeper, 0)
     keeper.settle(Position(max(keeper.segments), 0), stored=0, rejected=0)
-    keeper.forget_settled(300)
-    settled, _ = keeper.used_bytes()
+    keeper.shelf.forget_settled(300)
+    settled, _ = keeper.shelf.used_bytes()
     assert (settled, len(keeper.segments)) == (5 * SMALL, 6)
     other = make_journal(tmp_path, segment_bytes=SMALL, max_bytes=limit)
     while len(other.segments) < 4:
         assert append_event(other, 0)
-    keeper.forget_settled(300)  # the other one asked for room
+    keeper.shelf.forget_settled(300)  # the other one asked for room
     assert len(keeper.segments) == 1
-    assert sum(other.used_bytes()) < limit
+    assert sum(other.shelf.used_bytes()) < limit
     assert sorted(path.suffix for path in segment_files(keeper.directory)) == [".segment"]
 
 

@@ -14,8 +14,7 @@ from tenantry import Pipeline
 from tenantry.exceptions import JournalUnavailable
 from tenantry.exporters.memory import MemoryExporter
 from tenantry.journal import ForeignFile, adopt, problems_of
-from tenantry.journal.files import is_room_asked_for, open_file
-from tenantry.journal.live import ask_for_room
+from tenantry.journal.files import ask_for_room, is_room_asked_for, open_file
 from tenantry.shipper import Shipper
 from tests.journal.journals import (
     DESTINATION,

@@ -51,7 +51,7 @@ def test_what_was_written_is_in_a_segment_that_can_go(tmp_path: Path):
     assert names(journal) == ["0000000001.segment", "0000000002.segment"]
     assert numbers_in(journal) == [1, 2]
     journal.settle(Position(2, 0), stored=1, rejected=0)
-    journal.forget_settled(0.0)
+    journal.shelf.forget_settled(0.0)
     assert names(journal) == ["0000000002.segment"]
     dead = adopted(die(journal))
     assert (dead.totals().accepted, dead.totals().emitted) == (2, 2)
@@ -78,7 +78,7 @@ def test_without_room_nothing_is_dropped_and_it_is_asked_again(tmp_path: Path):
     assert journal.directory is not None
     assert is_turn_over_asked_for(journal.directory)
     assert append_event(journal, 2)
-    journal.max_bytes *= 4
+    journal.shelf.max_bytes *= 4
     journal.turn_over()
     assert not is_turn_over_asked_for(journal.directory)
     assert numbers_in(journal) == [1, 2]

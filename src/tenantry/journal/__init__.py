@@ -16,7 +16,7 @@ from tenantry.journal.files import (
     refuse_foreign,
     remove_unfinished,
 )
-from tenantry.journal.live import SEGMENT_BYTES, Journal
+from tenantry.journal.live import Journal
 from tenantry.journal.segments import (
     Chunk,
     Identity,
@@ -27,6 +27,7 @@ from tenantry.journal.segments import (
     read_header,
     tally,
 )
+from tenantry.journal.shelf import SEGMENT_BYTES
 
 __all__ = [
     "COUNTED",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import mmap
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,50 +19,31 @@ from tenantry.journal.books import COUNTED, DROP_REASONS, Books, Slot, peek, set
 from tenantry.journal.claims import Claim
 from tenantry.journal.files import (
     PAGE,
-    ask_for_room,
-    directory_bytes,
-    is_room_asked_for,
     is_turn_over_asked_for,
     note_turn_over,
-    open_file,
-    preallocate,
     remove_directory,
 )
 from tenantry.journal.segments import (
-    SETTLED_SUFFIX,
     Chunk,
     Identity,
     Segment,
     close_line,
-    count_row_lines,
     open_line,
     read_chunk,
     seal,
     segment_name,
 )
+from tenantry.journal.shelf import (
+    FIRST_SEGMENT_BYTES,
+    PRIVATE,
+    SEGMENT_BYTES,
+    JournalFull,
+    Shelf,
+)
 from tenantry.record import LINE_FORMAT, Kind, format_line
-
-SEGMENT_BYTES: Final = 2 * 1024 * 1024
-"""Size of one segment: about 4,500 events. A busy process holds two."""
-
-FIRST_SEGMENT_BYTES: Final = 256 * 1024
-"""Size of the first one, and all that a short-lived process takes."""
-
-_MAP_FLAGS: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-"""What is mapped in a hurry is readable at once; ``Segment.fault_in`` does more, off the path."""
-
-_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-"""Of memory mode: no forked child writes into what its parent reads."""
-
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
 
 _FULL_PAUSE: Final = 0.1
 """Seconds without another try after a rotation found no room: a try costs system calls."""
-
-
-class JournalFull(OSError):
-    """The limit that was set for the journal directory is reached."""
 
 
 class Journal:
@@ -97,9 +76,6 @@ class Journal:
         self.id = journal_id
         self.identity = identity
         self.root = root
-        self.segment_bytes = segment_bytes
-        self.max_bytes = max_bytes
-        self._now = now
         self._after_rotation = after_rotation
         self._rotation = threading.RLock()
         self._generation = 0
@@ -110,26 +86,33 @@ class Journal:
         """What the last rotation failed of. Not logged here: a logging handler may emit events,
         and would meet the lock of the rotation."""
         self._numbers = itertools.count(1)
-        self._spares: list[Segment] = []
         self.sequence = itertools.count(1)
         self._accepted = itertools.count()
         self._open: dict[str, bytes] = {}
         self._unwritten: list[bytes] = []
         """``CLOSE`` lines of operations whose end found no room: the next segment begins so."""
         self._successor: Journal | None = None
-        self.segments: dict[int, Segment] = {}
         self.directory: Path | None = None
         self._claim = Claim()
         try:
             if root is None:
-                self.books = Books(mmap.mmap(-1, PAGE, flags=_PRIVATE))
+                self.books = Books(mmap.mmap(-1, PAGE, flags=PRIVATE))
             else:
                 self.root, self.directory, page = self._claim.make(root, journal_id)
                 self.books = Books(page)
             self.books[Slot.FORMAT] = LINE_FORMAT
-            self._active = self._publish(self._new_segment(min(segment_bytes, FIRST_SEGMENT_BYTES)))
-            self._write = self._active.map.write
-            self.segments[self._active.number] = self._active
+            self.shelf = Shelf(
+                root=self.root,
+                directory=self.directory,
+                segment_bytes=segment_bytes,
+                max_bytes=max_bytes,
+                books=self.books,
+                lock=self._rotation,
+                now=now,
+            )
+            first = self._publish(self.shelf.new_segment(min(segment_bytes, FIRST_SEGMENT_BYTES)))
+            self.shelf.active = self.segments[first.number] = first
+            self._write = first.map.write
         except OSError as error:
             self._claim.undo()
             raise JournalUnavailable(
@@ -139,6 +122,11 @@ class Journal:
                 f"for {min(segment_bytes, FIRST_SEGMENT_BYTES)} bytes, or journal=None for memory "
                 "mode",
             ) from error
+
+    @property
+    def segments(self) -> dict[int, Segment]:
+        """Those that can be read, by their numbers."""
+        return self.shelf.segments
 
     # Appending: the caller's path.
 
@@ -226,7 +214,7 @@ class Journal:
 
     def _holds(self, line: bytes) -> bool:
         """Say whether a line was written: no two rows of a journal have the same number."""
-        for segment in self._all_segments():
+        for segment in self.shelf.all_segments():
             with suppress(ValueError):  # the shipper has just removed it
                 if segment.map.find(line, 0) >= 0:
                     return True
@@ -253,29 +241,31 @@ class Journal:
             return False
         with self._rotation:
             while True:
-                full = self._active
+                full = self.shelf.active
                 try:
                     full.map.write(line)
                 except ValueError:
                     pass
                 else:
                     return True
-                if len(line) > self.segment_bytes // 2 or not self._rotate(full):
+                if len(line) > self.shelf.segment_bytes // 2 or not self._rotate(full):
                     return False
 
     def _rotate(self, full: Segment) -> bool:
         if self.is_sealed or time.monotonic() < self._full_until:
             return False
         try:
-            self._replace(full, self._spares.pop() if self._spares else self._new_segment())
+            self._replace(
+                full, self.shelf.spares.pop() if self.shelf.spares else self.shelf.new_segment()
+            )
         except OSError as error:
             is_limit = isinstance(error, JournalFull)
             self.full_reason = Slot.DROPPED_JOURNAL_FULL if is_limit else Slot.DROPPED_DISK_FULL
             self.full_error = error
-            if len(full.map) - full.used() < self.segment_bytes // 4:
+            if len(full.map) - full.used() < self.shelf.segment_bytes // 4:
                 seal(full)  # so that it can be settled, and make room for another
             self._full_until = time.monotonic() + _FULL_PAUSE
-            return self._active is not full
+            return self.shelf.active is not full
         with suppress(OSError, ValueError):
             self._after_rotation(self)
         return True
@@ -288,11 +278,11 @@ class Journal:
         seal(full)
         self._generation += 1
         fresh = self._publish(fresh)
-        write = fresh.map.write
+        shelf, write = self.shelf, fresh.map.write
         # No call between the test and the last assignment: nothing can come in between.
-        if self._active is full and not self.is_sealed:
-            self.segments[fresh.number] = fresh
-            self._active = fresh
+        if shelf.active is full and not self.is_sealed:
+            shelf.segments[fresh.number] = fresh
+            shelf.active = fresh
             self._write = write
         else:
             fresh.remove()
@@ -318,10 +308,10 @@ class Journal:
         opened = [open_line(line) for line in list(self._open.values())]
         beginning = b"".join([header, *opened, *ended])
         try:
-            if len(beginning) > self.segment_bytes // 2:
+            if len(beginning) > self.shelf.segment_bytes // 2:
                 segment.remove()
-                segment = self._map_segment(
-                    2 * len(beginning) + self.segment_bytes, number=segment.number
+                segment = self.shelf.map_segment(
+                    2 * len(beginning) + self.shelf.segment_bytes, number=segment.number
                 )
             segment.map.write(beginning)
             if segment.path is not None:
@@ -340,13 +330,13 @@ class Journal:
         """Map the next segment ahead of its use; the shipper calls this, off the caller's path."""
         if self.is_sealed:
             return
-        active = self._active
-        if not self._spares and (active.is_sealed() or active.used() > len(active.map) // 2):
+        active = self.shelf.active
+        if not self.shelf.spares and (active.is_sealed() or active.used() > len(active.map) // 2):
             try:
-                spare = self._new_segment()
+                spare = self.shelf.new_segment()
             except OSError:
                 return  # the rotation that needs it finds out, and says so
-            self._spares.append(spare)
+            self.shelf.spares.append(spare)
             spare.fault_in()
 
     def turn_over(self) -> None:
@@ -357,112 +347,25 @@ class Journal:
         if self.directory is None or self.is_sealed or not is_turn_over_asked_for(self.directory):
             return
         with suppress(OSError):
-            fresh = self._new_segment(min(self.segment_bytes, FIRST_SEGMENT_BYTES))
+            fresh = self.shelf.new_segment(min(self.shelf.segment_bytes, FIRST_SEGMENT_BYTES))
             with self._rotation:
-                self._replace(self._active, fresh)
+                self._replace(self.shelf.active, fresh)
             note_turn_over(self.directory)
-
-    def _new_segment(self, size: int = 0) -> Segment:
-        size = size or self.segment_bytes
-        self._make_room(size)
-        while True:
-            try:
-                return self._map_segment(size)
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                if (retained := self._find_retained()) is not None:
-                    self._forget(retained)
-                elif size > FIRST_SEGMENT_BYTES:
-                    size = FIRST_SEGMENT_BYTES  # the disk is nearly full: a small one may fit
-                else:
-                    raise
-
-    def _map_segment(self, size: int, number: int = 0) -> Segment:
-        if self.directory is None:
-            private = mmap.mmap(-1, size, flags=_PRIVATE)
-            return Segment(number, private, None)
-        path = self.directory / f"spare-{threading.get_ident()}-{time.monotonic_ns()}"
-        fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            preallocate(fd, size)
-            return Segment(number, mmap.mmap(fd, size, flags=_MAP_FLAGS), path, fd)
-        except BaseException:
-            os.close(fd)
-            path.unlink(missing_ok=True)
-            raise
-
-    def _make_room(self, needed: int) -> None:
-        """Raise ENOSPC when one more segment would pass the limit of the whole directory.
-
-        Segments that are kept only to be sent again make room: this journal's now, those of other
-        processes as soon as they see that it is asked for.
-        """
-        while sum(used := self.used_bytes()) + needed > self.max_bytes:
-            retained = self._find_retained()
-            if retained is not None:
-                self._forget(retained)
-                continue
-            settled, unsettled = used
-            if settled and self.root is not None:
-                ask_for_room(self.root)
-            if unsettled + needed <= self.max_bytes:
-                return
-            if self.segments and self._active.settled_at is not None:
-                return  # it goes when another holds its checkpoint, and not before
-            raise JournalFull(errno.ENOSPC, f"the journal's limit of {self.max_bytes} bytes")
-
-    def _find_retained(self) -> Segment | None:
-        """Find the oldest segment that is kept only to be sent again, if need be."""
-        for segment in self._all_segments():
-            if segment.settled_at is not None and segment is not self._active:
-                return segment
-        return None
 
     def has_room(self) -> bool:
         """Say whether a line would be taken, without taking one; the shipper calls this."""
         if self.is_sealed:
             return False
-        active = self._active
+        active = self.shelf.active
         if not active.is_sealed() and len(active.map) - active.used() > PAGE:
             return True
         self.prepare()  # the disk may be full, whatever the limit says
-        return bool(self._spares)
+        return bool(self.shelf.spares)
 
     @property
     def is_full(self) -> bool:
         """Whether a line would be refused without another try."""
-        return self._active.is_sealed() and time.monotonic() < self._full_until
-
-    def free_bytes(self) -> int:
-        """Count the bytes that lines can still take; settled segments make room, and do not count.
-
-        Of all processes of the root together, but for what others have left of their last segments.
-        """
-        active = self._active
-        mapped = [*self._spares, *([] if active.is_sealed() else [active])]
-        unmapped = max(0, self.max_bytes - self.used_bytes()[1]) // self.segment_bytes
-        left = sum(len(segment.map) - segment.used() for segment in mapped)
-        return left + unmapped * self.segment_bytes
-
-    def unsettled_bytes(self) -> int:
-        """Count the bytes of this journal's own segments that are still to be settled."""
-        return sum(len(s.map) for s in self._all_segments() if s.settled_at is None)
-
-    def used_bytes(self) -> tuple[int, int]:
-        """Count the bytes of settled segments and of all else, of all journals of the root.
-
-        In memory mode, of this journal alone.
-        """
-        if self.root is not None:
-            return directory_bytes(self.root, SETTLED_SUFFIX)
-        segments = [*self._all_segments(), *self._spares]
-        settled = sum(len(s.map) for s in segments if s.settled_at is not None)
-        return settled, sum(len(s.map) for s in segments) - settled
-
-    def _all_segments(self) -> list[Segment]:
-        """Copy the list: the shipper and the rotation both change the dictionary."""
-        return list(self.segments.values())
+        return self.shelf.active.is_sealed() and time.monotonic() < self._full_until
 
     # Reading and settling: the shipper's side.
 
@@ -492,59 +395,8 @@ class Journal:
         The counts are what to add; they are negative when the destination went back in time.
         """
         settle(self.books, position, stored=stored, rejected=rejected)
-        for segment in self._all_segments():
-            if segment.number >= position.segment:
-                if segment.settled_at is not None:
-                    segment.mark_settled(None)
-            elif segment.settled_at is None:
-                segment.mark_settled(self._now())
-                self._full_until = 0.0
-
-    def forget_settled(self, older_than: float) -> None:
-        """Remove segments that were settled more than ``older_than`` seconds ago.
-
-        The younger ones are let go: 256 MiB of them would hold 256 descriptors.
-        """
-        settled = [
-            (segment, segment.settled_at)
-            for segment in self._all_segments()
-            if segment.settled_at is not None and segment is not self._active
-        ]
-        if settled and self.root is not None and is_room_asked_for(self.root):
-            older_than = 0.0
-        limit = self._now() - older_than
-        for segment, settled_at in settled:
-            if settled_at <= limit:
-                self._forget(segment)
-            elif not segment.map.closed:
-                with self._rotation:
-                    segment.let_go()
-
-    def let_go_unread(self, position: Position) -> None:
-        """Unmap the segments that wait behind the one at ``position`` and the next.
-
-        A backlog then costs no memory, and half as many descriptors. Who reads maps it again.
-        """
-        for segment in self._all_segments():
-            waits = segment.number > position.segment + 1 and segment.is_sealed()
-            if waits and segment.path is not None and not segment.map.closed:
-                with self._rotation:
-                    if segment is not self._active:
-                        segment.map.close()
-
-    def _forget(self, segment: Segment) -> None:
-        with self._rotation:
-            if self.segments.pop(segment.number, None) is not None:
-                # Exact, where the header's count lacks the calls that were under way.
-                self.books[Slot.FORGOTTEN_ROWS] += count_row_lines(segment)
-                self.books[Slot.FORGOTTEN_SEGMENT] = segment.number
-                segment.remove()
-
-    def sync(self) -> None:
-        """Force what is written to the disk (``power`` durability); gives up the GIL meanwhile."""
-        for segment in self._all_segments():
-            if segment.fd >= 0 and segment.settled_at is None:
-                os.fdatasync(segment.fd)
+        if self.shelf.settle(position):
+            self._full_until = 0.0
 
     # The end.
 
@@ -552,7 +404,7 @@ class Journal:
         """Refuse any further line."""
         with self._rotation:
             self.is_sealed = True
-            seal(self._active)
+            seal(self.shelf.active)
 
     def move_number(self) -> None:
         """Note that an event numbered here is kept in another journal, under its number there."""
@@ -574,7 +426,7 @@ class Journal:
             self._unwritten += [close_line(operation_id) for operation_id in moving]
             self._open.clear()
             try:
-                last = self._publish(self._map_segment(self.segment_bytes))
+                last = self._publish(self.shelf.map_segment(self.shelf.segment_bytes))
             except OSError:
                 self._successor = None
                 return False
@@ -590,19 +442,19 @@ class Journal:
         The maps go with the object: a thread that is still in ``append`` finds them sealed.
         """
         with self._rotation:
-            for segment in [*self.segments.values(), *self._spares]:
+            for segment in [*self.segments.values(), *self.shelf.spares]:
                 segment.close_file()
             if self.directory is not None:
-                for spare in self._spares:
+                for spare in self.shelf.spares:
                     spare.remove()
                 if remove:
                     remove_directory(self.directory)
-            self._spares.clear()
+            self.shelf.spares.clear()
             self._claim.release()
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close what was inherited, touch no file, take no lock."""
-        for segment in [*self.segments.values(), *self._spares]:
+        for segment in [*self.segments.values(), *self.shelf.spares]:
             segment.close()
         self.books.close()
         self._claim.release()

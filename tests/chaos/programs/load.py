@@ -105,7 +105,7 @@ class Load:
     def die_within_an_append(self) -> None:
         """Take the place of the journal's store: half a line is copied, and then SIGKILL comes."""
         journal = self.pipeline._journal
-        segment = journal._active
+        segment = journal.shelf.active
 
         def write(line: bytes) -> None:
             begin = segment.map.tell()

@@ -112,7 +112,7 @@ pipeline = Pipeline(
     journal_max_bytes=2**30,
 )
 atexit.register(at_exit, "after")
-pipeline._journal.segment_bytes = 32 * 1024  # rotations: they open, map and rename files
+pipeline._journal.shelf.segment_bytes = 32 * 1024  # rotations: they open, map and rename files
 kept: list[object] = []
 if way == "signal":
     signal.signal(signal.SIGALRM, call_back)
