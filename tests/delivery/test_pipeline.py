@@ -40,8 +40,9 @@ def make(destination: Destination) -> Iterator[Callable[..., Pipeline]]:
         return made[-1]
 
     yield make_one
+    destination.is_open.set()
     for each in made:
-        each.shutdown(0)
+        each.shutdown(5)  # or its thread would log into the next test
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tenantry.exceptions import JournalUnavailable
 from tenantry.exporters import BEGINNING, Position
-from tenantry.journal import SEGMENT_BYTES, Journal, Slot
+from tenantry.journal import SEGMENT_BYTES, Journal, Segment, Slot
 from tenantry.record import Kind, format_line, parse_line
 from tests.alarms import alarms
 from tests.journal.journals import (
@@ -415,6 +415,21 @@ def test_sealed_journal_refuses_and_prepares_nothing(tmp_path: Path):
     assert list(journal.directory.glob("spare-*")) == []
     assert not append_event(journal, 1)
     assert not journal.has_room()
+
+
+def test_journal_that_is_sealed_while_room_is_made_has_none(monkeypatch: pytest.MonkeyPatch):
+    journal = make_journal(None, segment_bytes=SMALL)
+    while journal.shelf.active.used() <= SMALL // 2:
+        append_event(journal, 0)
+    make = journal.shelf.new_segment
+
+    def make_while_sealed() -> Segment:
+        journal.seal()
+        return make()
+
+    monkeypatch.setattr(journal.shelf, "new_segment", make_while_sealed)
+    assert not journal.has_room()
+    assert journal.shelf.spares != []
 
 
 @pytest.fixture

@@ -360,7 +360,7 @@ class Journal:
         if not active.is_sealed() and len(active.map) - active.used() > PAGE:
             return True
         self.prepare()  # the disk may be full, whatever the limit says
-        return bool(self.shelf.spares)
+        return bool(self.shelf.spares) and not self.is_sealed  # which it may be by now
 
     @property
     def is_full(self) -> bool:
