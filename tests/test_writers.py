@@ -310,6 +310,22 @@ def test_keys_of_a_dictionary_are_added():
     assert made.go_on(BEGUN, {}, LIMIT) is None
 
 
+class Colliding:
+    def __hash__(self) -> int:
+        return hash("docs")
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+def test_key_that_cannot_be_compared_is_left():
+    class Plainly(Event):
+        url: str
+        docs: int
+
+    assert results(Plainly).go_on(BEGUN, {Colliding(): 1}, LIMIT) is None
+
+
 def test_nothing_to_add_asks_the_result_for_nothing():
     assert results(Began).go_on(BEGUN, 3, LIMIT) == BEGUN
 

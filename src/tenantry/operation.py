@@ -214,6 +214,8 @@ def tail(event: EventType | None, rate: float, pipeline: Pipeline) -> str:
     A version or rate of 1 is left out: it is the column's default, and costs the database more to
     read than a column does.
     """
+    if rate == 1 and (event is None or event.version == 1):
+        return pipeline.tail
     version = "" if event is None or event.version == 1 else f',"event_version":{event.version}'
     sample_rate = "" if rate == 1 else f',"sample_rate":{rate!r}'
     return f"{version}{sample_rate}{pipeline.tail}"

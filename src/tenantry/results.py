@@ -79,7 +79,12 @@ class Results:
         The start's has been checked and searched; what is added is, here. None where it takes more
         than that: all of it is then read and frozen anew.
         """
-        more = self.of(type(result)).extend(result)
+        try:
+            more = self.of(type(result)).extend(result)
+        except Exception as error:  # a dictionary's keys are the application's own, too
+            if is_interruption(error):
+                raise
+            return None
         if (
             more is None
             or not more.isascii()
@@ -172,7 +177,10 @@ def _is_plain(kind: type, added: tuple[Member, ...]) -> bool:
         if base is object or base is tuple:
             continue
         members = payload.members_of(base)
-        if "__getattribute__" in members or members.get("__getattr__", _PYDANTICS) != _PYDANTICS:
+        if (
+            "__getattribute__" in members
+            or members.get("__getattr__", _PYDANTICS) is not _PYDANTICS
+        ):
             return False
         if not all(type(members.get(member.field)) in (*_SLOTS, *_DEFAULTS) for member in added):
             return False

@@ -9,14 +9,16 @@ from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, SchemaValidator, core_schema
 
 
-def compile_dict(
-    model: type[BaseModel], context: Any = None
-) -> Callable[[Mapping[str, Any]], bytes] | None:
-    """Compile a model's own field schemas into a dictionary's, which costs half the time.
+def config_of(model: type[BaseModel]) -> Any:
+    """Give the options that a model was compiled with."""
+    return cast("Any", model.__pydantic_core_schema__).get("config", {})
 
-    None where the model is more than its fields (model validators or serializers, computed fields,
-    ``__init__``, ``model_post_init``, recursive types): then the model itself does both.
-    Serializers are given ``context``.
+
+def fields_alone(model: type[BaseModel]) -> dict[str, Any] | None:
+    """Give the schemas of the fields of a model that is nothing but them; None where it is more.
+
+    Model validators or serializers, computed fields, ``__init__``, ``model_post_init`` and
+    recursive types are more.
     """
     schema: Any = model.__pydantic_core_schema__
     if schema["type"] != "model" or any(
@@ -26,6 +28,20 @@ def compile_dict(
     inner = schema["schema"]
     if inner["type"] != "model-fields" or inner.get("computed_fields"):
         return None
+    return dict(inner["fields"])
+
+
+def compile_dict(
+    model: type[BaseModel], context: Any = None
+) -> Callable[[Mapping[str, Any]], bytes] | None:
+    """Compile a model's own field schemas into a dictionary's, which costs half the time.
+
+    None where the model is more than its fields: then the model itself does both. Serializers are
+    given ``context``.
+    """
+    inner = fields_alone(model)
+    if inner is None:
+        return None
     fields = {
         name: core_schema.typed_dict_field(
             field["schema"],
@@ -34,9 +50,9 @@ def compile_dict(
             serialization_exclude=field.get("serialization_exclude"),
             serialization_exclude_if=field.get("serialization_exclude_if"),
         )
-        for name, field in inner["fields"].items()
+        for name, field in inner.items()
     }
-    config: Any = schema.get("config", {})
+    config = config_of(model)
     compiled = core_schema.typed_dict_schema(fields, extra_behavior="ignore", config=config)
     validate = SchemaValidator(compiled, config).validate_python
     to_json = SchemaSerializer(compiled, config).to_json
@@ -96,9 +112,8 @@ def _has_own_code(schema: Any, *, shared: bool) -> bool:
 
 def is_scalar(model: type[BaseModel]) -> bool:
     """Say whether each field is of a type that never iterates over what it is given."""
-    return compile_dict(model) is not None and not any(
-        _iterates(field["schema"]) for field in fields_of(model).values()
-    )
+    fields = fields_alone(model)
+    return fields is not None and not any(_iterates(field["schema"]) for field in fields.values())
 
 
 def _iterates(schema: Any) -> bool:

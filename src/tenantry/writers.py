@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from pydantic import BaseModel
 
-from tenantry.schemas import compile_dict, fields_of
+from tenantry.schemas import config_of, fields_alone
 
 Write = Callable[[Mapping[str, Any]], str | None]
 """Writes the values of an event's fields as a JSON object; None where pydantic has to."""
@@ -76,11 +76,11 @@ _LENGTHS: Final = {"min_length": ">=", "max_length": "<="}
 
 def members_of(model: type[BaseModel]) -> tuple[Member, ...] | None:
     """Read a model's fields; None where one of them, or the model, asks for more than a type."""
-    schema: Any = model.__pydantic_core_schema__
-    if compile_dict(model) is None or not _SHAPES["config"].issuperset(schema.get("config", {})):
+    fields = fields_alone(model)
+    if fields is None or not _SHAPES["config"].issuperset(config_of(model)):
         return None
     members: list[Member] = []
-    for name, field in fields_of(model).items():
+    for name, field in fields.items():
         member = _read_field(name, field) if _SHAPES["model-field"].issuperset(field) else None
         if member is None:
             return None
